@@ -5,13 +5,13 @@
         server.roles()                                  # ["plan", "think", "progress", ...]
 
     FakeOpenAI(lambda request, index: "hello")            # a callable: text, dict or Reply
-    FakeOpenAI([{"role": "progress", "reply": "FALSE"}])  # rules, in order; the brain answers what matches none
+    FakeOpenAI([{"role": "progress", "reply": "FALSE"}])  # rules, in order; else the brain
     FakeOpenAI(faults=Faults(api_key="sk-right"))         # 401 for everybody else
 
 As a process of its own, for tests that kill it: `python tests/fake_openai.py --script rules.json --port 8000`
 prints one line of JSON with the URL once it listens; `GET /_requests` returns what was recorded.
 
-Prompts are counted in pseudo-tokens (words and punctuation); `cached_tokens` is the longest common prefix with
+Prompts are counted in pseudo-tokens (words, punctuation); `cached_tokens` is the longest common prefix with
 an earlier prompt of the same model, so a test sees whether a client keeps its prefix stable.
 """
 
@@ -337,45 +337,35 @@ class Brain:
         return handler(request)  # type: ignore[no-any-return]
 
     def on_plan(self, request: dict[str, Any]) -> Reply:
-        """Plan one sub-task: the question."""
+        """Plan one sub-task, the question; before that, note what is asked."""
         question = self.question(request)
         found = constraint(request)
         if found and found[0] == "json":
-            wanted = {
-                "question": question,
-                "subtasks": [question],
-                "sub_tasks": [question],
-                "plan": [question],
-            }
+            wanted = {"questions": [question]}
             return Reply(text=json.dumps(minimal_instance(found[1], wanted=wanted), ensure_ascii=False))
-        return Reply(text=constrained_text(request) or f"1. {question}")
+        if '"questions"' in self.last(request):
+            return Reply(text=json.dumps({"questions": [question]}, ensure_ascii=False))
+        return Reply(text=f"It is asked: {question}")
 
     def on_think(self, request: dict[str, Any]) -> Reply:
-        """Search first; answer once something was observed."""
+        """Search first; answer once something was found."""
         question = self.question(request)
-        if self.observed(request):
-            sentence = self.sentence(self.last(request))
-            return self.act(request, "answer", {"answer": sentence, "thought": "The passages say it."})
-        values = {"query": question, "queries": [question], "thought": "I will search."}
-        return self.act(request, "search", values)
+        if self.results(request):
+            sentence = self.sentence(self.results(request))
+            values = {"answer": sentence, "sources": [1], "thought": "The results say it."}
+            return self.act(request, "finish", values)
+        values = {"query": question[:120], "queries": [question[:120]], "thought": "I will search."}
+        return self.act(request, "web_search", values)
 
     def on_progress(self, request: dict[str, Any]) -> Reply:
-        """Say TRUE in whatever form is asked for."""
+        """See progress in everything."""
         found = constraint(request)
-        if found is None:
-            return Reply(text="<is_progress>TRUE</is_progress>")
-        kind, value = found
-        if kind == "choice":
-            return Reply(text=next((c for c in value if "TRUE" in str(c)), str(value[0])))
-        if kind == "json":
-            return Reply(
-                text=json.dumps(minimal_instance(value, wanted={"is_progress": True, "verdict": "TRUE"}))
-            )
-        for candidate in ("TRUE", "<is_progress>TRUE</is_progress>", "TRUE."):
-            if re.fullmatch(value, candidate):
-                return Reply(text=candidate)
-        text = minimal_match(value)
-        return Reply(text=text)
+        block = "===PROGRESS===\n<reason>the step brings what was missing</reason> <value>TRUE</value>\n===END_PROGRESS==="
+        if found is None or (found[0] == "regex" and re.fullmatch(found[1], block)):
+            return Reply(text=block)
+        if found[0] == "choice":
+            return Reply(text=next((str(c) for c in found[1] if "TRUE" in str(c)), str(found[1][0])))
+        return Reply(text=constrained_text(request))
 
     def on_qa(self, request: dict[str, Any]) -> Reply:
         """Copy a sentence of the passages."""
@@ -389,15 +379,15 @@ class Brain:
         """Answer anything else shortly."""
         return Reply(text=constrained_text(request) or "ok")
 
-    def act(self, request: dict[str, Any], action: str, values: dict[str, Any]) -> Reply:
-        """Take an action: as a tool call where the request has tools, else as one JSON object."""
-        tools = {tool["function"]["name"]: tool["function"] for tool in request.get("tools") or ()}
-        if action in tools:
-            return Reply(tool_calls=((action, minimal_instance(tools[action]["parameters"], wanted=values)),))
+    def act(self, request: dict[str, Any], tool: str, values: dict[str, Any]) -> Reply:
+        """Call a tool: natively where the request has tools, else as one JSON object."""
+        tools = {item["function"]["name"]: item["function"] for item in request.get("tools") or ()}
         if tools:
-            return Reply(text=str(values.get("answer", "")))
-        found = constraint(request)
+            arguments = minimal_instance(tools[tool]["parameters"], wanted=values)
+            return Reply(text=str(values["thought"]), tool_calls=((tool, arguments),))
+        action = {"web_search": "search", "finish": "answer", "crawl": "read"}[tool]
         wanted = {**values, "action": action}
+        found = constraint(request)
         if found and found[0] == "json":
             return Reply(text=json.dumps(minimal_instance(found[1], wanted=wanted), ensure_ascii=False))
         return Reply(text=json.dumps(wanted, ensure_ascii=False))
@@ -409,21 +399,18 @@ class Brain:
         return content_text(messages[-1])
 
     @staticmethod
-    def observed(request: Mapping[str, Any]) -> bool:
-        """Whether the model has acted before in this conversation."""
-        return any(message.get("role") in ("assistant", "tool") for message in request.get("messages", ()))
+    def results(request: Mapping[str, Any]) -> str:
+        """Text of the numbered results seen so far, empty when nothing was found yet."""
+        seen = [content_text(m) for m in request.get("messages", ())[2:] if m.get("role") in ("tool", "user")]
+        return "\n".join(text for text in seen if re.search(r"(?m)^\W*\[\d+\]", text))
 
     @staticmethod
     def question(request: Mapping[str, Any]) -> str:
-        """The question: what follows the last `Question:` or the like, else the first user message."""
+        """What follows the first `Question:`, else the last line of the first user message."""
         users = [content_text(m) for m in request.get("messages", ()) if m.get("role") == "user"]
-        text = users[0] if users else ""
-        found = re.findall(
-            r"(?im)^\W*(?:sub-?task|sub-?question|question|task|问题|子任务|任务)\W*[::]\s*(.+)$", text
-        )
-        return str(found[-1] if found else text.strip().splitlines()[-1] if text.strip() else "?").strip()[
-            :500
-        ]
+        text = users[0].strip() if users else ""
+        found = re.search(r"(?:Question:|问题：)\s*(.+)", text)
+        return (found.group(1) if found else text.splitlines()[-1] if text else "?").strip()[:500]
 
     @staticmethod
     def sentence(text: str) -> str:
@@ -435,13 +422,16 @@ class Brain:
 
     @staticmethod
     def _guess(request: Mapping[str, Any]) -> str:
+        """Role of a request without hints."""
         last = Brain.last(request)
-        if "is_progress" in last or "TRUE" in last:
+        if "===PROGRESS===" in last:
             return "progress"
-        found = constraint(request)
-        if request.get("tools") or (found and found[0] == "json" and "action" in json.dumps(found[1])):
+        schema = json.dumps(constraint(request))
+        if request.get("tools") or '"action"' in schema:
             return "think"
-        return "other"
+        if '"questions"' in last:
+            return "plan"
+        return "write" if "[1]" in last and "report" in last else "qa"
 
 
 def rules(items: Sequence[Rule], otherwise: Script) -> Script:
@@ -701,8 +691,8 @@ class _ChatHandler(_Handler):
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or 16
         if len(prompt) + limit > owner.max_model_len:
             message = (
-                f"This model's maximum context length is {owner.max_model_len} tokens. However, you requested "
-                f"{limit} output tokens and your prompt contains {len(prompt)} input tokens."
+                f"This model's maximum context length is {owner.max_model_len} tokens. However, you "
+                f"requested {limit} output tokens and your prompt contains {len(prompt)} input tokens."
             )
             self._error(400, message, "context_length_exceeded")
             return

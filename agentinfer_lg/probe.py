@@ -1,7 +1,7 @@
 """Find out what an OpenAI-compatible endpoint is and what it can do, by asking it.
 
-`probe_endpoint` is the cheap check at the start of a run: does it answer, does it take the key, which model does it
-serve.
+`probe_endpoint` is the cheap check at the start of a run: does it answer, does it take the key, which model
+does it serve.
 `probe_capabilities` makes tiny real completions and is what `agentinfer doctor` shows.
 No message ever contains a key, whether it came from a setting or inside the URL.
 """
@@ -225,7 +225,7 @@ async def _read_models(
         return []
     msg = (
         f"The server at {shown} does not answer like an OpenAI-compatible one (HTTP {response.status_code} "
-        "for /models). Check the base URL; most end in /v1. A server that lists no models needs its model name set."
+        "for /models). Check the base URL; most end in /v1. If it lists no models by design, set the model name."
     )
     raise EndpointError(msg)
 
@@ -445,7 +445,7 @@ async def _try_regex(
 async def _try_cached_tokens(
     client: httpx.AsyncClient, endpoint: EndpointSettings, profile: EndpointProfile, *, first: int | None
 ) -> Capability:
-    """Repeat the first prompt: vLLM reports cached tokens only when told to, others only when there are any."""
+    """Repeat the first prompt: vLLM reports cached tokens when told to, others when there are any."""
     data, failure, seconds = await _complete(client, endpoint, profile, _LONG_PROMPT, max_tokens=1)
     if failure:
         return Capability(ok=False, detail=failure, seconds=seconds)

@@ -1,0 +1,1 @@
+"""Steps of the research agent: the pure logic of each, and the thin graph nodes around it."""

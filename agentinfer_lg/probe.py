@@ -225,7 +225,7 @@ async def _read_models(
         return []
     msg = (
         f"The server at {shown} does not answer like an OpenAI-compatible one (HTTP {response.status_code} "
-        "for /models). Check the base URL; most end in /v1. If it lists no models by design, set the model name."
+        "for /models). Check the base URL; most end in /v1. If it never lists models, set the model name."
     )
     raise EndpointError(msg)
 

@@ -22,12 +22,12 @@ def check_question(text: str) -> str:
     """
     question = text.encode("utf-8", "replace").decode("utf-8").strip()
     if not question:
-        msg = "The question is empty (0 characters). Give it as one argument in quotes, or - to read it from stdin."
+        msg = "The question is empty (0 characters). Give it in quotes, or pass - to read it from stdin."
         raise UserInputError(msg)
     if len(question) > MAX_QUESTION_CHARS:
         msg = (
             f"The question has {len(question):,} characters; at most {MAX_QUESTION_CHARS:,} can be handled. "
-            "Put long material into files of a folder, pass it with --docs, and ask a short question about it."
+            "Put long material into files of a folder, pass that with --docs, and ask a short question."
         )
         raise UserInputError(msg)
     return question

@@ -1,4 +1,4 @@
-"""What a run came to, as one JSON object: the output of `agentinfer research --json` and the input of evaluations."""
+"""What a run came to, as one JSON object: output of `agentinfer research --json`, input of evaluations."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def advance(
         settings: Policy and budgets; the same throughout a run.
         verdict: Outcome of the check. `SKIPPED` counts as TRUE. `UNREADABLE` counts as TRUE on the small
             tier: it says nothing about progress, and a model that cannot write the block would always
-            escalate. On the large tier it counts as FALSE, so that such a model leaves when its budget is spent.
+            escalate. On the large tier it counts as FALSE: such a model leaves once its budget is spent.
         stall: Objection of the external verifier; if not empty, the verdict is FALSE whatever the model said.
         tool_error: Whether a tool of the step failed; only the policy `escalate-on-tool-error` looks at it.
         final: Whether the step gave a final answer; the controller accepts it without judging it.

@@ -1,0 +1,138 @@
+"""Knobs of one run: what Studio shows and what a caller passes as `context=`.
+
+Every field is plain data with a description and a control (`x_oap_ui_config`), so that `langgraph dev` renders a form
+from the schema. Endpoints and keys are not here: see `agentinfer_lg.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ("CollabBudget", "CollabPolicy", "Context")
+
+CollabPolicy = Literal[
+    "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
+]
+"""Who thinks: the self-checking policy of the paper, or a fixed one to compare with."""
+
+CollabBudget = Literal["static", "cumulative"]
+"""How long a rescue may last: B_L of Algorithm 1, or the growing budget of the follow-up (arXiv 2603.26034)."""
+
+
+def _knob(
+    default: Any, description: str, control: str, **limits: Any
+) -> Any:  # Any: pydantic's own Field signature
+    ui: dict[str, Any] = {"type": control, "default": default, "description": description}
+    if "ge" in limits:
+        ui["min"] = limits["ge"]
+    if "le" in limits:
+        ui["max"] = limits["le"]
+    options = limits.pop("options", None)
+    if options:
+        ui["options"] = [{"label": option, "value": option} for option in options]
+    return Field(
+        default=default, description=description, json_schema_extra={"x_oap_ui_config": ui}, **limits
+    )
+
+
+class Context(BaseModel):
+    """Per-run knobs of the deep-research graph."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    language: Literal["auto", "en", "zh"] = _knob(
+        "auto",
+        "Language of prompts and report; auto follows the question.",
+        "select",
+        options=["auto", "en", "zh"],
+    )
+    plan_approval: bool = _knob(
+        False, "Stop after planning and wait for the plan to be approved or edited.", "switch"
+    )
+    max_seekers: int = _knob(3, "Sub-tasks researched in parallel.", "slider", ge=1, le=8)
+    report: Literal["full", "brief"] = _knob(
+        "full",
+        "full: the large model writes a report; brief: the answer and the findings, put together without another call.",
+        "select",
+        options=["full", "brief"],
+    )
+    tenant: str = _knob(
+        "",
+        "Namespace of the user, passed to the engine so that memory never crosses it.",
+        "text",
+        max_length=128,
+    )
+
+    policy: CollabPolicy = _knob(
+        "agentcollab",
+        "Which model thinks: the agent's own Progress Check decides, or a fixed policy to compare with.",
+        "select",
+        options=[
+            "agentcollab",
+            "always-small",
+            "always-large",
+            "large-planner-only",
+            "random",
+            "escalate-on-tool-error",
+        ],
+    )
+    warmup_steps: int = _knob(
+        1, "K_L: steps of the large model while planning (1 to 3).", "slider", ge=1, le=3
+    )
+    seeker_warmup_steps: int = _knob(0, "K_L again, at the start of each seeker.", "slider", ge=0, le=5)
+    budget: CollabBudget = _knob(
+        "cumulative",
+        "Length of a rescue: static (B_L, Algorithm 1) or cumulative (grows with failed rescues in a row).",
+        "select",
+        options=["static", "cumulative"],
+    )
+    static_budget: int = _knob(2, "B_L: large steps per rescue, static budget.", "slider", ge=1, le=10)
+    initial_budget: int = _knob(
+        2, "B0: large steps of the first rescue, cumulative budget.", "slider", ge=1, le=10
+    )
+    budget_slope: int = _knob(2, "Large steps added per failed rescue in a row.", "slider", ge=0, le=10)
+    budget_ceiling: int = _knob(6, "B_max: most large steps of one rescue.", "slider", ge=1, le=20)
+    cooldown: int = _knob(
+        1,
+        "Small steps that must follow a rescue before the next one may start (against flapping).",
+        "slider",
+        ge=0,
+        le=5,
+    )
+    verifier: bool = _knob(
+        True,
+        "Check progress without a model too: repeated actions and rounds without new evidence count as FALSE.",
+        "switch",
+    )
+    repeat_limit: int = _knob(
+        2, "How often one action may be made before it counts as a repeat.", "slider", ge=1, le=5
+    )
+    stall_limit: int = _knob(
+        2, "Rounds in a row without new evidence that count as a stall.", "slider", ge=1, le=10
+    )
+    random_p: float = _knob(
+        0.3, "Chance of the large model per step, policy random.", "slider", ge=0.0, le=1.0
+    )
+    seed: int = _knob(0, "Seed of the policy random.", "number", ge=0)
+
+    max_turns: int = _knob(12, "Think steps of each seeker.", "slider", ge=1, le=100)
+    max_small_tokens: int = _knob(
+        1_000_000, "Prompt and output tokens of the small tier, per run.", "number", ge=0
+    )
+    max_large_tokens: int = _knob(
+        1_000_000, "Prompt and output tokens of the large tier, per run.", "number", ge=0
+    )
+    max_large_steps: int = _knob(24, "Think steps of the large model, per run.", "number", ge=0)
+    max_seconds: float = _knob(3600.0, "Seconds a run may take.", "number", gt=0)
+
+    results_per_query: int = _knob(5, "Search results asked for per query.", "slider", ge=1, le=20)
+    max_observation_tokens: int = _knob(
+        1500, "Most tokens of tool output shown to the model in one round.", "number", ge=100, le=100_000
+    )
+    max_thought_tokens: int = _knob(400, "Most tokens of one Think step.", "number", ge=32, le=16_000)
+    max_report_tokens: int = _knob(1500, "Most tokens of the report.", "number", ge=64, le=32_000)
+    crawl_seconds: float = _knob(20.0, "Seconds allowed for fetching one page.", "number", gt=0, le=600)
+    crawl_max_bytes: int = _knob(5_000_000, "Most bytes read of one page.", "number", ge=1_000)
+    temperature: float = _knob(0.0, "Sampling temperature of both tiers.", "slider", ge=0.0, le=2.0)

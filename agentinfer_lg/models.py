@@ -1,0 +1,368 @@
+"""The two tiers as chat models: hints attached, constrained decoding where the server has it, failures as sentences.
+
+A `ChatTier` wraps one LangChain chat model. It never changes messages it is given, so that the prompt of a session
+always extends the one before and the server's prefix cache works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.probe import EndpointProfile, probe_endpoint
+from agentinfer_lg.settings import EndpointSettings, Settings, Tier
+from agentinfer_lg.tokens import estimate_tokens
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ("ChatTier", "ContextOverflowError", "Guide", "Models", "Reply", "ToolCall", "Usage")
+
+ToolMode = Literal["native", "json"]
+
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_MIN_OUTPUT_TOKENS = 16
+
+
+class ContextOverflowError(EndpointError):
+    """The prompt does not fit into the context window of the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """What the output must look like; servers without constrained decoding are asked in words only."""
+
+    schema: Mapping[str, object] | None = None
+    """JSON schema of the whole output."""
+    regex: str | None = None
+    """Regular expression of the whole output; vLLM only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call, as the server counted them (estimated where it does not)."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A tool call as the server parsed it."""
+
+    name: str
+    arguments: dict[str, Any]  # Any: JSON values, validated where the tool is run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Answer of a model; empty text and no calls when the output could not be read."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+    model: str = ""
+    unreadable: str = ""
+    """Why the answer of the server could not be read, empty when it could."""
+
+
+class ChatTier:
+    """One tier: a chat model at an endpoint, or a chat model that the caller brings.
+
+    Args:
+        tier: Which tier it serves.
+        endpoint: Where the model is; ignored when `model` is given, except for its switches.
+        model: A LangChain chat model to use as it is.
+    """
+
+    def __init__(self, tier: Tier, endpoint: EndpointSettings, *, model: BaseChatModel | None = None) -> None:
+        self.tier = tier
+        self._endpoint = endpoint
+        self._given = model
+        self._client: BaseChatModel | None = model
+        self._profile: EndpointProfile | None = None
+        self._lock = asyncio.Lock()
+        self._guides = True
+        self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
+
+    @property
+    def tool_mode(self) -> ToolMode:
+        """How tools are called now; `auto` starts native and falls back to `json` for good."""
+        return self._tool_mode
+
+    def prefer_json(self) -> None:
+        """Give up the server's tool calling for this tier, unless the settings insist on it."""
+        if self._endpoint.tool_calling == "auto":
+            self._tool_mode = "json"
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Context window in tokens, where the server tells it."""
+        return self._profile.max_model_len if self._profile else None
+
+    @property
+    def same_place(self) -> tuple[str, str]:
+        """Identity of the endpoint, to see whether two tiers share one."""
+        return self._endpoint.base_url, self._endpoint.model
+
+    async def call(
+        self,
+        messages: Sequence[BaseMessage],
+        *,
+        hints: SessionHints,
+        max_tokens: int,
+        temperature: float = 0.0,
+        guide: Guide | None = None,
+        tools: Sequence[Mapping[str, object]] = (),
+        tool_choice: Literal["auto", "none"] = "auto",
+        timeout: float | None = None,
+    ) -> Reply:
+        """Call the model once.
+
+        Args:
+            messages: The whole prompt.
+            hints: Sent along if the server understands them.
+            max_tokens: Most tokens to generate; lowered to what the context window leaves.
+            guide: Constrains the output where the server can.
+            tools: OpenAI tool definitions; empty for none.
+            timeout: Seconds; the endpoint's own timeout also applies.
+
+        Raises:
+            EndpointError: The server cannot be reached or refuses the request.
+            ContextOverflowError: The prompt does not fit.
+        """
+        client = await self._ready()
+        max_tokens = self._fit(messages, max_tokens)
+        options = self._options(hints, max_tokens, temperature, guide, tools, tool_choice)
+        started = time.monotonic()
+        limit = min(timeout or self._endpoint.timeout, self._endpoint.timeout)
+        try:
+            async with asyncio.timeout(limit):
+                answer = await client.ainvoke(list(messages), **options)
+        except TimeoutError:
+            msg = f"The {self.tier} model at {self._where} did not answer within {limit:.0f} s."
+            raise EndpointError(msg) from None
+        except Exception as error:
+            if (
+                guide is not None
+                and self._guides
+                and _rejects(error, "structured_outputs", "response_format", "guided")
+            ):
+                self._guides = False
+                return await self.call(
+                    messages,
+                    hints=hints,
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    tools=tools,
+                    tool_choice=tool_choice,
+                    timeout=timeout,
+                )
+            return self._failed(error, time.monotonic() - started)
+        return self._reply(answer, messages, time.monotonic() - started)
+
+    async def _ready(self) -> BaseChatModel:
+        """Return the chat model, made on first use (off the event loop: it reads certificates)."""
+        async with self._lock:
+            if self._client is None:
+                self._profile = await probe_endpoint(self._endpoint)
+                self._client = await asyncio.to_thread(_make_chat_model, self._endpoint, self._profile.model)
+            return self._client
+
+    @property
+    def _where(self) -> str:
+        return self._endpoint.base_url or type(self._given).__name__
+
+    @property
+    def _is_vllm(self) -> bool:
+        return self._profile is not None and self._profile.vllm
+
+    @property
+    def _speaks_openai(self) -> bool:
+        return self._given is None or hasattr(self._given, "openai_api_base")
+
+    def _sends_hints(self) -> bool:
+        return self._speaks_openai and (
+            self._endpoint.hints == "on" or (self._endpoint.hints == "auto" and self._is_vllm)
+        )
+
+    def _fit(self, messages: Sequence[BaseMessage], max_tokens: int) -> int:
+        window = self.max_model_len
+        if window is None:
+            return max_tokens
+        left = window - sum(estimate_tokens(str(m.content)) + 8 for m in messages)
+        # The estimate may be off by a quarter either way: only clear overflows are refused here, the server has the last word.
+        if left < -window // 4:
+            msg = f"The context of {window} tokens of the {self.tier} model is full."
+            raise ContextOverflowError(msg)
+        return max(_MIN_OUTPUT_TOKENS, min(max_tokens, left)) if left > 0 else _MIN_OUTPUT_TOKENS
+
+    def _options(
+        self,
+        hints: SessionHints,
+        max_tokens: int,
+        temperature: float,
+        guide: Guide | None,
+        tools: Sequence[Mapping[str, object]],
+        tool_choice: str,
+    ) -> dict[str, Any]:  # Any: keyword arguments of the chat model
+        options: dict[str, Any] = {}
+        if tools:
+            options["tools"] = [dict(tool) for tool in tools]
+            options["tool_choice"] = tool_choice
+        if not self._speaks_openai:
+            return options
+        body: dict[str, object] = {}
+        options["temperature"] = temperature
+        # Only OpenAI's own service insists on the newer name; most compatible servers know just the old one.
+        if (urlsplit(self._endpoint.base_url).hostname or "").endswith("openai.com"):
+            options["max_tokens"] = max_tokens
+        else:
+            body["max_tokens"] = max_tokens
+        if guide is not None and self._guides:
+            body.update(self._constraint(guide))
+        if self._sends_hints():
+            body["vllm_xargs"] = hints.to_xargs()
+        if body:
+            options["extra_body"] = body
+        return options
+
+    def _constraint(self, guide: Guide) -> dict[str, object]:
+        if guide.schema is not None:
+            # Set here and not as an option: LangChain would switch to a parsing call that raises on truncated output.
+            schema = {"name": "step", "schema": dict(guide.schema)}
+            return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        if guide.regex is not None and self._is_vllm:
+            return {"structured_outputs": {"regex": guide.regex}}
+        return {}
+
+    def _reply(self, answer: BaseMessage, messages: Sequence[BaseMessage], seconds: float) -> Reply:
+        text = _THINKING.sub("", _text(answer)).strip()
+        calls = tuple(
+            ToolCall(name=call["name"], arguments=dict(call["args"]))
+            for call in getattr(answer, "tool_calls", ())
+            if isinstance(call.get("args"), dict)
+        )
+        return Reply(
+            text=text,
+            tool_calls=calls,
+            usage=_usage(answer, messages, text),
+            seconds=seconds,
+            model=self._profile.model if self._profile else type(self._given).__name__,
+            unreadable="" if text or calls else "the answer is empty",
+        )
+
+    def _failed(self, error: Exception, seconds: float) -> Reply:
+        """Turn a failure into an unreadable reply, or raise it as a sentence."""
+        import openai
+
+        if isinstance(error, openai.APIResponseValidationError | json.JSONDecodeError) or not isinstance(
+            error, openai.OpenAIError
+        ):
+            if self._given is not None and not isinstance(
+                error, TypeError | KeyError | ValueError | IndexError
+            ):
+                msg = f"The {self.tier} model ({self._where}) failed: {type(error).__name__}: {error}"
+                raise EndpointError(msg) from error
+            return Reply(seconds=seconds, unreadable=f"{type(error).__name__} while reading the answer")
+        raise _as_endpoint_error(error, self.tier, self._where) from error
+
+
+class Models:
+    """Both tiers of a run."""
+
+    def __init__(
+        self, settings: Settings, *, small: BaseChatModel | None = None, large: BaseChatModel | None = None
+    ) -> None:
+        small = small or (large if not settings.small.configured and not settings.large.configured else None)
+        large = large or (small if not settings.small.configured and not settings.large.configured else None)
+        self.small = ChatTier("small", _endpoint(settings, "small", given=small), model=small)
+        self.large = ChatTier("large", _endpoint(settings, "large", given=large), model=large)
+
+    def tier(self, name: Tier) -> ChatTier:
+        """Return the model of tier `name`."""
+        return self.small if name == "small" else self.large
+
+
+def _endpoint(settings: Settings, tier: Tier, *, given: BaseChatModel | None) -> EndpointSettings:
+    return settings.endpoint(tier) if given is None else getattr(settings, tier)
+
+
+def _make_chat_model(endpoint: EndpointSettings, model: str) -> BaseChatModel:
+    from langchain_openai import ChatOpenAI
+
+    return ChatOpenAI(
+        model=model,
+        base_url=endpoint.base_url,
+        api_key=endpoint.api_key if endpoint.api_key.get_secret_value() else _NO_KEY,
+        timeout=endpoint.timeout,
+        max_retries=endpoint.max_retries,
+        stream_usage=True,
+        use_responses_api=False,
+    )
+
+
+def _no_key() -> str:
+    return "none"
+
+
+_NO_KEY = _no_key
+"""Sent as the key of servers that want none; a callable, so that OPENAI_API_KEY of the environment is never used."""
+
+
+def _text(answer: BaseMessage) -> str:
+    content = answer.content
+    if isinstance(content, str):
+        return content
+    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
+
+
+def _usage(answer: BaseMessage, messages: Sequence[BaseMessage], text: str) -> Usage:
+    metadata = answer.usage_metadata if isinstance(answer, AIMessage) else None
+    if metadata is None:
+        prompt = sum(estimate_tokens(str(message.content)) for message in messages)
+        return Usage(prompt_tokens=prompt, output_tokens=estimate_tokens(text))
+    details = metadata.get("input_token_details") or {}
+    return Usage(
+        prompt_tokens=metadata["input_tokens"],
+        cached_tokens=details.get("cache_read") or 0,
+        output_tokens=metadata["output_tokens"],
+    )
+
+
+def _rejects(error: Exception, *fields: str) -> bool:
+    """Whether the server refused the request because of one of `fields`."""
+    return getattr(error, "status_code", None) in (400, 422, 501) and any(
+        name in str(error) for name in fields
+    )
+
+
+def _as_endpoint_error(error: Exception, tier: Tier, where: str) -> EndpointError:
+    status = getattr(error, "status_code", None)
+    text = str(error)
+    if status == 400 and re.search(
+        r"context length|context_length|maximum.{0,40}tokens|too long", text, re.I
+    ):
+        return ContextOverflowError(f"The context of the {tier} model at {where} is full.")
+    reasons = {
+        400: f"refused the request: {text[:300]}",
+        401: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to a valid one.",
+        403: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to one that may use this model.",
+        404: f"does not serve this model. Set AGENTINFER_{tier.upper()}__MODEL to one that it lists.",
+        429: "is over its rate limit or quota. Wait, or lower --max-seekers.",
+        None: "cannot be reached. Start it, or correct the URL; `agentinfer doctor` checks it.",
+    }
+    reason = reasons.get(status, f"failed with status {status}: {text[:300]}")
+    return EndpointError(f"The {tier} model at {where} {reason}")

@@ -1,0 +1,228 @@
+"""The agent's actions, in the two forms that models speak.
+
+Native: the server parses tool calls (`TOOLS` are their definitions). JSON: one constrained JSON object per step,
+`{"thought": ..., "action": "search", "query": ...}`, so that a model without tool calling, however small, drives the
+loop too. Either way a step becomes the same `Step`, and everything in it is checked here before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = (
+    "MAX_QUERIES",
+    "TOOLS",
+    "Action",
+    "Step",
+    "ToolName",
+    "action_schema",
+    "parse_step",
+    "read_tool_call",
+)
+
+ToolName = Literal["web_search", "crawl", "document_qa", "finish"]
+
+MAX_QUERIES = 5
+"""Most queries or pages of one call."""
+_MAX_TEXT = 2000
+_MAX_THOUGHT_CHARS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One checked tool call.
+
+    `arguments` by tool: web_search `queries: list[str]`; crawl `sources: list[int], urls: list[str]`;
+    document_qa `source: int, question: str`; finish `answer: str, sources: list[int]`.
+    """
+
+    tool: ToolName
+    arguments: dict[str, Any]  # Any: the shapes above
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One Think step: what the model thought and what it wants done."""
+
+    thought: str = ""
+    actions: tuple[Action, ...] = ()
+
+
+def _tool(
+    name: ToolName, description: str, properties: Mapping[str, object], required: Sequence[str]
+) -> dict[str, object]:
+    parameters = {"type": "object", "properties": dict(properties), "required": list(required)}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
+
+
+TOOLS: tuple[dict[str, object], ...] = (
+    _tool(
+        "web_search",
+        "Search documents. Several queries are searched at once; results are numbered.",
+        {"queries": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_QUERIES}},
+        ["queries"],
+    ),
+    _tool(
+        "crawl",
+        "Read results by their number, or pages by URL.",
+        {
+            "sources": {"type": "array", "items": {"type": "integer"}, "maxItems": MAX_QUERIES},
+            "urls": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_QUERIES},
+        },
+        [],
+    ),
+    _tool(
+        "document_qa",
+        "Ask a question about one long document, by its number.",
+        {"source": {"type": "integer"}, "question": {"type": "string"}},
+        ["source", "question"],
+    ),
+    _tool(
+        "finish",
+        "Give the answer and the numbers of the sources that prove it.",
+        {"answer": {"type": "string"}, "sources": {"type": "array", "items": {"type": "integer"}}},
+        ["answer", "sources"],
+    ),
+)
+"""OpenAI tool definitions of the four tools."""
+
+
+def action_schema(*, known: int, unread: Sequence[int]) -> dict[str, object]:
+    """Return the JSON schema of one step, with only the actions that make sense now.
+
+    A small model cannot be trusted to choose among actions that cannot work, so those are not in the grammar: without
+    results there is only `search`; `read` offers the results that were not read yet.
+
+    Args:
+        known: Number of sources seen so far.
+        unread: Numbers of sources not read in full yet.
+    """
+    options = [_option("search", {"query": {"type": "string", "minLength": 3, "maxLength": 120}})]
+    if unread:
+        options.append(_option("read", {"source": {"enum": list(unread)[-10:]}}))
+    if known:
+        options.append(_option("answer", {}))
+    return options[0] if len(options) == 1 else {"anyOf": options}
+
+
+def _option(action: str, properties: Mapping[str, object]) -> dict[str, object]:
+    fields = {
+        "thought": {"type": "string", "minLength": 1, "maxLength": _MAX_THOUGHT_CHARS},
+        "action": {"const": action},
+        **properties,
+    }
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def parse_step(text: str) -> Step:
+    """Read a JSON step from `text`; never raises.
+
+    Tolerates prose and code fences around the object and a truncated end. An object that cannot be read gives a step
+    without actions whose thought is the text itself.
+    """
+    for value in _objects(text):
+        action = _json_action(value)
+        if action is not None or "thought" in value:
+            thought = _clean(value.get("thought", ""))
+            return Step(thought=thought, actions=(action,) if action else ())
+    return Step(thought=_clean(text))
+
+
+def read_tool_call(name: str, arguments: Mapping[str, object]) -> Action | None:
+    """Check a native tool call; None if the tool does not exist or the arguments make no sense."""
+    match name:
+        case "web_search":
+            queries = _strings(arguments.get("queries", arguments.get("query")))
+            return Action(tool="web_search", arguments={"queries": queries}) if queries else None
+        case "crawl":
+            sources, urls = _numbers(arguments.get("sources")), _strings(arguments.get("urls"))
+            return (
+                Action(tool="crawl", arguments={"sources": sources, "urls": urls})
+                if sources or urls
+                else None
+            )
+        case "document_qa":
+            numbers, question = _numbers(arguments.get("source")), _clean(arguments.get("question"))
+            if not numbers or not question:
+                return None
+            return Action(tool="document_qa", arguments={"source": numbers[0], "question": question})
+        case "finish":
+            answer = _clean(arguments.get("answer"), limit=20_000)
+            return Action(
+                tool="finish", arguments={"answer": answer, "sources": _numbers(arguments.get("sources"))}
+            )
+        case _:
+            return None
+
+
+def _json_action(value: Mapping[str, object]) -> Action | None:
+    match value.get("action"):
+        case "search":
+            return read_tool_call("web_search", {"queries": value.get("query", value.get("queries"))})
+        case "read":
+            return read_tool_call("crawl", {"sources": value.get("source"), "urls": value.get("url")})
+        case "ask":
+            return read_tool_call("document_qa", value)
+        case "answer":
+            return read_tool_call("finish", {"answer": value.get("answer", "")})
+        case _:
+            return None
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in `text`, outermost first, at most three."""
+    decoder = json.JSONDecoder(strict=False)
+    found: list[dict[str, Any]] = []
+    position = text.find("{")
+    attempts = 0
+    while position >= 0 and len(found) < 3 and attempts < 20:
+        attempts += 1
+        try:
+            value, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            position = text.find("{", position + 1)
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+        position = text.find("{", end)
+    if not found and (truncated := _repair(text)) is not None:
+        found.append(truncated)
+    return found
+
+
+def _repair(text: str) -> dict[str, Any] | None:
+    """Read an object whose end was cut off: keep the complete `"key": "string"` pairs and the open one."""
+    pairs = re.findall(r'"(thought|action|query|answer)"\s*:\s*"((?:[^"\\]|\\.){0,2000})', text[:20_000])
+    return dict(pairs) or None
+
+
+def _clean(value: object, *, limit: int = _MAX_TEXT) -> str:
+    if not isinstance(value, str):
+        return ""
+    return " ".join(value.split())[:limit]
+
+
+def _strings(value: object) -> list[str]:
+    items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    cleaned = [_clean(item, limit=500) for item in items]
+    return list(dict.fromkeys(item for item in cleaned if item))[:MAX_QUERIES]
+
+
+def _numbers(value: object) -> list[int]:
+    items = value if isinstance(value, list) else [value]
+    numbers = []
+    for item in items:
+        if isinstance(item, bool):
+            continue
+        if isinstance(item, str) and (match := re.fullmatch(r"\D{0,3}(\d{1,4})\D{0,2}", item.strip())):
+            numbers.append(int(match[1]))
+        elif isinstance(item, int) and 0 < item < 10_000:
+            numbers.append(item)
+    return list(dict.fromkeys(numbers))[:20]

@@ -1,0 +1,116 @@
+"""What the nodes of a graph share: the two tiers, the tools, and what was learned about their speed.
+
+Made once per graph and lazily, since `langgraph dev` imports a graph before anybody asks it a question.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.models import Models
+from agentinfer_lg.settings import Settings
+from agentinfer_lg.tools import Crawler, Reader, SearchProvider, make_provider
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ("Resources", "ToolClock")
+
+
+class ToolClock:
+    """Running mean of how long each tool takes, in seconds: the engine is told what gap to expect."""
+
+    def __init__(self, *, first_guess: float = 1.0) -> None:
+        self._first_guess = first_guess
+        self._means: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+
+    def record(self, tool: str, seconds: float) -> None:
+        """Learn from one finished call."""
+        count, mean = self._means[tool]
+        count = min(count + 1, 50)  # forget slowly, so that a changed network is noticed
+        self._means[tool] = (count, mean + (seconds - mean) / count)
+
+    def expect(self, tools: list[str]) -> float:
+        """Return the expected seconds of a round that runs `tools` in parallel."""
+        known = [self._means[tool][1] for tool in tools if tool in self._means]
+        return max(known, default=self._first_guess if tools else 0.0)
+
+
+class Resources:
+    """Models and tools of a graph.
+
+    Args:
+        settings: Endpoints and keys; None reads the environment and `.env` on first use.
+        small: A chat model to use for the small tier instead of an endpoint.
+        large: The same for the large tier.
+        search: Where to search; None: the document folder or the web search of the settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        small: BaseChatModel | None = None,
+        large: BaseChatModel | None = None,
+        search: SearchProvider | None = None,
+    ) -> None:
+        self._settings = settings
+        self._given = (small, large)
+        self._search = search
+        self._models: Models | None = None
+        self._reader: Reader | None = None
+        self.clock = ToolClock()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read once."""
+        if self._settings is None:
+            self._settings = Settings()
+        return self._settings
+
+    @property
+    def models(self) -> Models:
+        """Both tiers.
+
+        Raises:
+            ConfigurationError: No endpoint is configured.
+        """
+        if self._models is None:
+            small, large = self._given
+            self._models = Models(self.settings, small=small, large=large)
+        return self._models
+
+    @property
+    def search(self) -> SearchProvider:
+        """The search provider.
+
+        Raises:
+            ConfigurationError: There is neither a document folder nor a key for web search.
+        """
+        if self._search is None:
+            self._search = make_provider(self.settings)
+        if self._search is None:
+            msg = (
+                "There is nothing to search. Set AGENTINFER_DOCS (or pass --docs) to a folder of documents, or "
+                "TAVILY_API_KEY for web search."
+            )
+            raise ConfigurationError(msg)
+        return self._search
+
+    @property
+    def reader(self) -> Reader:
+        """Reads documents of the provider and pages of the web."""
+        if self._reader is None:
+            crawler = Crawler(allow_private=self.settings.allow_private_addresses)
+            self._reader = Reader(self.search, crawler)
+        return self._reader
+
+    def prepare(self) -> None:
+        """Read settings and build models and tools; blocking, so async callers use a thread.
+
+        Raises:
+            ConfigurationError: Something needed is not configured.
+        """
+        _ = self.models, self.reader

@@ -1,0 +1,261 @@
+"""State of the graph and its reducers.
+
+Values are plain JSON (dicts, lists, strings, numbers) and LangChain messages, so that every checkpointer, Studio and
+the SDK can carry them. Lists only grow: a prompt of a session always extends the one before, which is what makes the
+prefix cache work.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Annotated, Any, Literal, NotRequired
+
+from langchain_core.messages import AnyMessage
+from langgraph.graph.message import add_messages
+from typing_extensions import TypedDict
+
+from agentinfer_lg.settings import Tier
+
+__all__ = (
+    "Budget",
+    "CallRecord",
+    "CheckRecord",
+    "EscalationRecord",
+    "Finding",
+    "Observation",
+    "PendingCall",
+    "Proposal",
+    "ResearchInput",
+    "ResearchOutput",
+    "ResearchState",
+    "SeekerOutput",
+    "SeekerState",
+    "Source",
+    "SubTask",
+    "ToolRecord",
+    "merge_round",
+    "merge_sources",
+    "merge_unique",
+)
+
+
+class SubTask(TypedDict):
+    """One part of the plan."""
+
+    id: str
+    """`seeker-1`, `seeker-2`, ...: also the name of the agent in events."""
+    question: str
+
+
+class Source(TypedDict):
+    """A document that was really retrieved; only these can be cited."""
+
+    key: str
+    """Content-independent identity: the first 12 hex digits of sha256(uri)."""
+    uri: str
+    """URL, or path inside the document folder."""
+    title: str
+    passages: list[str]
+    """Texts of the document that a model has seen, in order, without duplicates."""
+
+
+class Finding(TypedDict):
+    """What one seeker found."""
+
+    agent: str
+    question: str
+    answer: str
+    """Empty when nothing was found."""
+    sources: list[str]
+    """Keys into `sources`."""
+    complete: bool
+    """False when a budget or a failure ended the seeker before it was done."""
+
+
+class CallRecord(TypedDict):
+    """One model call, as reported by the server."""
+
+    agent: str
+    turn: int
+    role: str
+    tier: Tier
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    seconds: float
+    reprefill_tokens: int
+    """Tokens prefilled again because the tier was switched: the two models share no KV cache."""
+
+
+class ToolRecord(TypedDict):
+    """One tool call."""
+
+    agent: str
+    turn: int
+    tool: str
+    seconds: float
+    ok: bool
+    results: int
+
+
+class CheckRecord(TypedDict):
+    """One Progress Check and what became of it."""
+
+    agent: str
+    turn: int
+    tier: Tier
+    verdict: Literal["TRUE", "FALSE", "UNREADABLE", "SKIPPED"]
+    reason: str
+    stall: str
+    """What the verifier objects to, empty when nothing."""
+    next_tier: Tier
+
+
+class EscalationRecord(TypedDict):
+    """One switch from small to large."""
+
+    agent: str
+    turn: int
+    cause: str
+
+
+class PendingCall(TypedDict):
+    """A tool call of the current round."""
+
+    id: str
+    tool: str
+    arguments: dict[str, Any]  # Any: JSON values as the model gave them, validated by the tool
+
+
+class Observation(TypedDict):
+    """Result of one tool call of the current round, before it becomes a message."""
+
+    call: PendingCall
+    text: str
+    sources: list[Source]
+    ok: bool
+    seconds: float
+
+
+class Proposal(TypedDict):
+    """An answer that the model proposed."""
+
+    answer: str
+    sources: list[str]
+    accepted: bool
+
+
+class Budget(TypedDict):
+    """What is left for a seeker (or for the whole run)."""
+
+    turns: int
+    small_tokens: int
+    large_tokens: int
+    large_steps: int
+    seconds: float
+
+
+def merge_sources(left: dict[str, Source], right: dict[str, Source]) -> dict[str, Source]:
+    """Merge registries of sources; passages of the same document are joined, in order."""
+    merged = dict(left)
+    for key, source in right.items():
+        known = merged.get(key)
+        if known is None:
+            merged[key] = source
+            continue
+        passages = known["passages"] + [p for p in source["passages"] if p not in known["passages"]]
+        merged[key] = {**known, "passages": passages}
+    return merged
+
+
+def merge_unique(left: list[str], right: list[str]) -> list[str]:
+    """Append what is not there yet."""
+    return left + [item for item in dict.fromkeys(right) if item not in left]
+
+
+def merge_round(left: list[Observation], right: list[Observation] | None) -> list[Observation]:
+    """Collect the observations of a round; None starts the next round."""
+    return [] if right is None else left + right
+
+
+class ResearchInput(TypedDict, total=False):
+    """What the graph is given: a question, or a conversation whose last human message is the question."""
+
+    question: str
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class _Shared(TypedDict, total=False):
+    sources: Annotated[dict[str, Source], merge_sources]
+    findings: Annotated[list[Finding], operator.add]
+    calls: Annotated[list[CallRecord], operator.add]
+    tools: Annotated[list[ToolRecord], operator.add]
+    checks: Annotated[list[CheckRecord], operator.add]
+    escalations: Annotated[list[EscalationRecord], operator.add]
+    ran_out: Annotated[list[str], merge_unique]
+    """Sentences: which budget ran out, which endpoint failed."""
+    dropped_citations: Annotated[int, operator.add]
+
+
+class ResearchState(_Shared, total=False):
+    """State of the deep-research graph."""
+
+    question: str
+    messages: Annotated[list[AnyMessage], add_messages]
+    language: Literal["en", "zh"]
+    plan_notes: Annotated[list[str], operator.add]
+    """What the large model wrote in the planning steps before the decomposition (intent, strategy)."""
+    plan: list[SubTask]
+    run_id: str
+    """Random, made when the run starts: the engine sees sessions under it, never the caller's thread id."""
+    plan_step: int
+    answer: str
+    report: str
+
+
+class ResearchOutput(_Shared, total=False):
+    """What the graph returns."""
+
+    question: str
+    messages: Annotated[list[AnyMessage], add_messages]
+    plan: list[SubTask]
+    answer: str
+    report: str
+
+
+class SeekerState(_Shared, total=False):
+    """State of one Information Seeker."""
+
+    task: SubTask
+    question: str
+    """The whole question, of which `task` is a part."""
+    language: Literal["en", "zh"]
+    messages: Annotated[list[AnyMessage], add_messages]
+    turn: int
+    tier: Tier
+    """Tier of the next Think step."""
+    collab: dict[str, Any]  # Any: `nodes.collab.CollabState` as JSON
+    numbers: Annotated[list[str], merge_unique]
+    """Keys of sources in the order in which this seeker's model saw them: number = position + 1."""
+    run_id: str
+    plan_notes: list[str]
+    call: PendingCall
+    """The one call that an `act` task runs."""
+    modes: dict[str, str]
+    """Tier to the form in which it calls tools, fixed when it first thinks."""
+    proposal: Proposal
+    pending: list[PendingCall]
+    observations: Annotated[list[Observation], merge_round]
+    verdict: NotRequired[dict[str, str]]
+    stall: str
+    """Objection of the verifier to the current round."""
+    tool_error: bool
+    stopped: bool
+    """A budget ended the seeker."""
+    verifier: dict[str, Any]  # Any: `nodes.verifier.VerifierState` as JSON
+    budget: Budget
+
+
+class SeekerOutput(_Shared, total=False):
+    """What a seeker hands to the writer."""

@@ -1,0 +1,1 @@
+"""LangGraph graphs: the seeker and the deep-research graph around it."""

@@ -1,0 +1,34 @@
+"""Binding nodes to the resources that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
+
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.resources import Resources
+
+__all__ = ("bind",)
+
+_State = TypeVar("_State", contravariant=True)
+
+
+class _Node(Protocol[_State]):
+    def __call__(
+        self, state: _State, runtime: Runtime[Context], *, resources: Resources
+    ) -> Awaitable[dict[str, Any]]: ...
+
+
+class _Bound(Protocol[_State]):
+    def __call__(self, state: _State, *, runtime: Runtime[Context]) -> Awaitable[dict[str, Any]]: ...
+
+
+def bind(node: _Node[_State], resources: Resources) -> _Bound[_State]:
+    """Return `node` as LangGraph calls it; a closure, because LangGraph reads the signature."""
+
+    async def bound(state: _State, *, runtime: Runtime[Context]) -> dict[str, Any]:
+        return await node(state, runtime, resources=resources)
+
+    return bound

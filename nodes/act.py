@@ -1,0 +1,211 @@
+"""Act: one tool call. The calls of a round run in parallel, each a task of its own with its own checkpoint.
+
+A call that has finished is therefore never repeated after a crash, even when its neighbours had not. Whatever goes
+wrong in a tool becomes an observation that the model reads; nothing a tool does ends a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from langchain_core.messages import AIMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.citations import source_key, supporting_sources
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import AgentInferError, ToolError
+from agentinfer_lg.events import emit
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord, Observation, PendingCall, SeekerState, Source, ToolRecord
+from agentinfer_lg.tools import best_passages
+
+__all__ = ("act",)
+
+logger = logging.getLogger(__name__)
+
+_MAX_REJECTIONS = 2
+"""Answers refused before the next one is taken as it is."""
+_SEARCH_SECONDS = 60.0
+
+
+async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Run the call in `state["call"]` and return its observation."""
+    call, agent, turn = state["call"], state["task"]["id"], state.get("turn", 0)
+    tool = _Tool(state, runtime.context or Context(), resources)
+    emit("tool_start", agent, turn=turn, tool=call["tool"], arguments=call["arguments"])
+    started = time.monotonic()
+    try:
+        observation = await tool.run(call)
+    except AgentInferError as error:
+        observation = _failed(call, str(error))
+    except Exception as error:
+        logger.exception("tool %s failed", call["tool"])
+        observation = _failed(call, f"{call['tool']} failed: {type(error).__name__}")
+    seconds = round(time.monotonic() - started, 4)
+    observation["seconds"] = seconds
+    resources.clock.record(call["tool"], seconds)
+    record = ToolRecord(
+        agent=agent,
+        turn=turn,
+        tool=call["tool"],
+        seconds=seconds,
+        ok=observation["ok"],
+        results=len(observation["sources"]),
+    )
+    emit("tool_end", **record, text=observation["text"][:500])
+    return {"observations": [observation], "tools": [record], "calls": tool.calls}
+
+
+class _Tool:
+    """The four tools, for one call of one seeker."""
+
+    def __init__(self, state: SeekerState, context: Context, resources: Resources) -> None:
+        self._state = state
+        self._context = context
+        self._resources = resources
+        self._prompts = PROMPTS[state["language"]]
+        self.calls: list[CallRecord] = []
+
+    async def run(self, call: PendingCall) -> Observation:
+        match call["tool"]:
+            case "web_search":
+                return await self._search(call)
+            case "crawl":
+                return await self._crawl(call)
+            case "document_qa":
+                return await self._ask(call)
+            case "finish":
+                return await self._finish(call)
+            case unknown:
+                msg = f"There is no tool {unknown!r}."
+                raise ToolError(msg)
+
+    async def _search(self, call: PendingCall) -> Observation:
+        queries = call["arguments"]["queries"]
+        try:
+            async with asyncio.timeout(_SEARCH_SECONDS):
+                found = await self._resources.search.search(queries, limit=self._context.results_per_query)
+        except TimeoutError:
+            msg = f"The search did not answer within {_SEARCH_SECONDS:.0f} s."
+            raise ToolError(msg) from None
+        ranked: dict[str, Source] = {}
+        # Round-robin over the queries: what is cut off later is then the tail of each, not the whole of the last one.
+        for rank in range(max((len(hits) for hits in found), default=0)):
+            for hits in found:
+                if rank < len(hits):
+                    hit = hits[rank]
+                    ranked.setdefault(
+                        hit.uri, _source(hit.uri, hit.title, [hit.snippet] if hit.snippet else [])
+                    )
+        text = "" if ranked else self._prompts.no_results
+        return Observation(call=call, text=text, sources=list(ranked.values()), ok=True, seconds=0.0)
+
+    async def _crawl(self, call: PendingCall) -> Observation:
+        known = [self._uri(number) for number in call["arguments"].get("sources", [])]
+        uris = list(dict.fromkeys([*known, *call["arguments"].get("urls", [])]))[:5]
+        share = self._context.max_observation_tokens // max(1, len(uris))
+        results = await asyncio.gather(*(self._read_page(uri, share) for uri in uris), return_exceptions=True)
+        sources = [result for result in results if isinstance(result, dict)]
+        errors = [str(result) for result in results if isinstance(result, ToolError)]
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, ToolError):
+                raise result
+        return Observation(call=call, text="\n".join(errors), sources=sources, ok=bool(sources), seconds=0.0)
+
+    async def _read_page(self, uri: str, tokens: int) -> Source:
+        document = await self._resources.reader.read(
+            uri, timeout=self._context.crawl_seconds, max_bytes=self._context.crawl_max_bytes
+        )
+        query = f"{self._state['task']['question']} {_last_thought(self._state)}"
+        passages = await asyncio.to_thread(best_passages, document.text, query, tokens=tokens)
+        return _source(document.uri, document.title, passages)
+
+    async def _ask(self, call: PendingCall) -> Observation:
+        question = call["arguments"]["question"]
+        uri = self._uri(call["arguments"]["source"])
+        document = await self._resources.reader.read(
+            uri, timeout=self._context.crawl_seconds, max_bytes=self._context.crawl_max_bytes
+        )
+        passages = await asyncio.to_thread(
+            best_passages, document.text, question, tokens=self._context.max_observation_tokens
+        )
+        tier: Tier = "large" if self._context.policy == "always-large" else "small"
+        called = await read_document(
+            self._caller(), self._prompts, question, document.title, passages, tier=tier
+        )
+        self.calls.append(called.record)
+        # The passages were read by the reading call; only its answer enters the seeker's context.
+        source = _source(document.uri, document.title, [called.reply.text] if called.reply.text else [])
+        return Observation(call=call, text=called.reply.text, sources=[source], ok=True, seconds=0.0)
+
+    async def _finish(self, call: PendingCall) -> Observation:
+        answer = str(call["arguments"].get("answer", ""))
+        reading = Reading(answer, self._cited(call))
+        if not answer:
+            tier = self._state["calls"][-1]["tier"]
+            reading = await read_answer(self._caller(), self._prompts, self._state, self._context, tier=tier)
+            self.calls.extend(reading.calls)
+        reason = self._objection(reading)
+        accepted = not reason or self._rejections() >= _MAX_REJECTIONS
+        text = reading.answer if accepted else self._prompts.not_accepted.format(reason=reason)
+        call = {**call, "arguments": {"answer": reading.answer, "sources": reading.sources}}
+        return Observation(call=call, text=text, sources=[], ok=accepted, seconds=0.0)
+
+    def _objection(self, reading: Reading) -> str:
+        if is_unknown(reading.answer):
+            return self._prompts.not_found_in_passages
+        return "" if reading.sources else self._prompts.not_supported
+
+    def _rejections(self) -> int:
+        return sum(
+            call["name"] == "finish"
+            for message in self._state["messages"][:-1]
+            if isinstance(message, AIMessage)
+            for call in message.tool_calls
+        )
+
+    def _cited(self, call: PendingCall) -> tuple[str, ...]:
+        """Sources named by the model that exist, else those that support the answer."""
+        numbers = self._state.get("numbers", [])
+        named = call["arguments"].get("sources", [])
+        keys = [numbers[n - 1] for n in named if isinstance(n, int) and 0 < n <= len(numbers)]
+        if keys:
+            return tuple(keys)
+        sources = self._state.get("sources", {})
+        return tuple(supporting_sources(str(call["arguments"].get("answer", "")), sources, numbers))
+
+    def _uri(self, number: int) -> str:
+        numbers = self._state.get("numbers", [])
+        if not 0 < number <= len(numbers):
+            msg = f"There is no result [{number}]; the results are numbered 1 to {len(numbers)}."
+            raise ToolError(msg)
+        return self._state["sources"][numbers[number - 1]]["uri"]
+
+    def _caller(self) -> Caller:
+        return Caller(
+            resources=self._resources,
+            context=self._context,
+            run_id=self._state["run_id"],
+            agent=self._state["task"]["id"],
+            turn=self._state.get("turn", 0),
+        )
+
+
+def _source(uri: str, title: str, passages: list[str]) -> Source:
+    return Source(key=source_key(uri), uri=uri, title=title, passages=passages)
+
+
+def _failed(call: PendingCall, sentence: str) -> Observation:
+    return Observation(call=call, text=sentence, sources=[], ok=False, seconds=0.0)
+
+
+def _last_thought(state: SeekerState) -> str:
+    last = state["messages"][-1]
+    return str(last.content)

@@ -1,0 +1,152 @@
+"""One model call of a node: events around it, a record of what it cost, the other tier when an endpoint is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from langchain_core.messages import BaseMessage
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.events import emit
+from agentinfer_lg.hints import AgentRole, SessionHints
+from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, Reply
+from agentinfer_lg.protocol import TOOLS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord
+
+__all__ = ("Called", "Caller", "session_name")
+
+_ONE_SHOT: frozenset[AgentRole] = frozenset({"plan", "qa", "filter", "distill", "write"})
+
+
+def session_name(run_id: str, agent: str) -> str:
+    """Return the session id that the engine sees: nothing in it comes from the user."""
+    return sha256(f"{run_id}:{agent}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A reply and its record."""
+
+    reply: Reply
+    record: CallRecord
+    warning: str = ""
+    """Set when the other tier had to step in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Calls models on behalf of one agent in one turn."""
+
+    resources: Resources
+    context: Context
+    run_id: str
+    agent: str
+    turn: int
+
+    async def call(
+        self,
+        tier: Tier,
+        messages: Sequence[BaseMessage],
+        *,
+        role: AgentRole,
+        max_tokens: int,
+        guide: Guide | None = None,
+        native_tools: Literal["auto", "none"] | None = None,
+        tool_seconds: float | None = None,
+        timeout: float | None = None,
+        previous: CallRecord | None = None,
+        fallback: bool = True,
+    ) -> Called:
+        """Call the model of `tier`.
+
+        Args:
+            native_tools: Offer the tools (`auto`), keep them in the prompt without letting them be called (`none`: the
+                prefix stays the same), or leave them out (None).
+            tool_seconds: Expected seconds until this session's next request.
+            previous: The agent's latest Think call, to tell what a switch of the tier costs.
+            fallback: Let the other tier answer when this one's endpoint fails.
+
+        Raises:
+            EndpointError: No endpoint answers.
+            ContextOverflowError: The prompt does not fit.
+        """
+        hints = SessionHints(
+            session_id=session_name(self.run_id, self.agent),
+            turn=self.turn,
+            role=role,
+            tool_seconds=tool_seconds,
+            output_tokens=max_tokens,
+            final=role in _ONE_SHOT,
+            tenant=self.context.tenant,
+        )
+        emit("model_start", self.agent, turn=self.turn, tier=tier, role=role)
+        model = self.resources.models.tier(tier)
+        warning = ""
+        try:
+            reply = await self._once(model, messages, hints, max_tokens, guide, native_tools, timeout)
+        except ContextOverflowError:
+            raise
+        except EndpointError as error:
+            other = self.resources.models.tier("large" if tier == "small" else "small")
+            if not fallback or other.same_place == model.same_place:
+                raise
+            warning = f"{error} The {other.tier} model goes on instead."
+            emit("warning", self.agent, turn=self.turn, text=warning)
+            reply = await self._once(other, messages, hints, max_tokens, guide, native_tools, timeout)
+            tier = other.tier
+        record = self._record(tier, role, reply, previous)
+        emit("model_end", self.agent, **record_event(record), text=reply.text[:2000])
+        return Called(reply, record, warning)
+
+    async def _once(
+        self,
+        model: ChatTier,
+        messages: Sequence[BaseMessage],
+        hints: SessionHints,
+        max_tokens: int,
+        guide: Guide | None,
+        native_tools: Literal["auto", "none"] | None,
+        timeout: float | None,
+    ) -> Reply:
+        return await model.call(
+            messages,
+            hints=hints,
+            max_tokens=max_tokens,
+            temperature=self.context.temperature,
+            guide=guide,
+            tools=TOOLS if native_tools else (),
+            tool_choice=native_tools or "auto",
+            timeout=timeout,
+        )
+
+    def _record(self, tier: Tier, role: str, reply: Reply, previous: CallRecord | None) -> CallRecord:
+        usage = reply.usage
+        reprefill = 0
+        if previous is not None and previous["tier"] != tier:
+            # The other model has not seen this context: what it prefills beyond the new tokens is the price of the switch.
+            known = previous["prompt_tokens"] + previous["output_tokens"]
+            appended = max(0, usage.prompt_tokens - known)
+            reprefill = max(0, usage.prompt_tokens - usage.cached_tokens - appended)
+        return CallRecord(
+            agent=self.agent,
+            turn=self.turn,
+            role=role,
+            tier=tier,
+            model=reply.model,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            seconds=round(reply.seconds, 4),
+            reprefill_tokens=reprefill,
+        )
+
+
+def record_event(record: CallRecord) -> dict[str, object]:
+    """Return the record as keys of a `model_end` event (the agent is given apart)."""
+    return {key: value for key, value in record.items() if key not in ("agent", "model")}

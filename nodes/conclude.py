@@ -1,0 +1,62 @@
+"""Conclude: a seeker's finding, whether it finished or something ran out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.events import emit
+from agentinfer_lg.nodes.budget import seconds_spent
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.state import Finding, SeekerState
+
+__all__ = ("conclude",)
+
+
+async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Write down what was found.
+
+    A seeker that was stopped before it answered reads once more what it has seen, if time is left; if no model
+    answers, its sources remain and the report quotes them.
+    """
+    context = runtime.context or Context()
+    proposal = state.get("proposal")
+    reading = Reading("", ())
+    failure = ""
+    if proposal and proposal["accepted"]:
+        reading = Reading(proposal["answer"], tuple(proposal["sources"]))
+    elif state.get("numbers") and _time_left(state):
+        caller = Caller(
+            resources=resources,
+            context=context,
+            run_id=state["run_id"],
+            agent=state["task"]["id"],
+            turn=state.get("turn", 0),
+        )
+        try:
+            reading = await read_answer(
+                caller, PROMPTS[state["language"]], state, context, tier=state["tier"]
+            )
+        except EndpointError as error:
+            failure = str(error)
+    answer = "" if is_unknown(reading.answer) and not reading.sources else reading.answer
+    finding = Finding(
+        agent=state["task"]["id"],
+        question=state["task"]["question"],
+        answer=answer,
+        sources=list(reading.sources),
+        complete=bool(proposal and proposal["accepted"] and answer),
+    )
+    emit("finding", finding["agent"], text=answer, results=len(finding["sources"]), ok=finding["complete"])
+    update: dict[str, Any] = {"findings": [finding], "calls": list(reading.calls)}
+    return update | ({"ran_out": [failure]} if failure else {})
+
+
+def _time_left(state: SeekerState) -> bool:
+    return seconds_spent(state.get("calls", []), state.get("tools", [])) < state["budget"]["seconds"]

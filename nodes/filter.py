@@ -1,0 +1,136 @@
+"""Filter: the results of a round become numbered tool messages.
+
+Every source gets its number here, after all calls of the round are in, so that numbers are the same however the calls
+raced. Results pass unpruned up to the observation budget; passages that the model has seen are not shown again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import ToolMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.state import Observation, Proposal, SeekerState, Source, merge_sources, merge_unique
+from agentinfer_lg.text import clip
+from agentinfer_lg.tokens import estimate_tokens
+
+__all__ = ("filter_results",)
+
+_MIN_SHOWN_TOKENS = 40
+
+
+async def filter_results(
+    state: SeekerState, runtime: Runtime[Context], *, resources: Resources
+) -> dict[str, Any]:
+    """Number the sources, write the tool messages, and let the verifier look at the round."""
+    context = runtime.context or Context()
+    prompts = PROMPTS[state["language"]]
+    board = _Board(state, context.max_observation_tokens)
+    order = {call["id"]: position for position, call in enumerate(state["pending"])}
+    observations = sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
+    messages = []
+    for observation in observations:
+        text = board.show(observation)
+        name = observation["call"]["tool"]
+        content = text if name == "finish" else prompts.results.format(results=text or prompts.no_results)
+        call_id = observation["call"]["id"]
+        messages.append(ToolMessage(content, tool_call_id=call_id, name=name, id=f"{call_id}-result"))
+    verifier, stall = _verify(state, context, observations)
+    return {
+        "messages": messages,
+        "sources": board.added,
+        "numbers": board.numbers,
+        "proposal": _proposal(observations),
+        "observations": None,
+        "verifier": verifier.to_json(),
+        "stall": stall if context.verifier else "",
+        "tool_error": any(not item["ok"] for item in observations if item["call"]["tool"] != "finish"),
+    }
+
+
+class _Board:
+    """What is shown of a round, within its budget of tokens."""
+
+    def __init__(self, state: SeekerState, tokens: int) -> None:
+        self._known = dict(state.get("sources", {}))
+        self._left = tokens
+        self.numbers = list(state.get("numbers", []))
+        self.added: dict[str, Source] = {}
+
+    def show(self, observation: Observation) -> str:
+        """Return the text of one observation; sources that do not fit any more are left out."""
+        lines = (
+            [observation["text"]]
+            if observation["text"] and observation["call"]["tool"] != "document_qa"
+            else []
+        )
+        for source in observation["sources"]:
+            line = self._line(source)
+            if line:
+                lines.append(line)
+        return "\n".join(lines)
+
+    def _line(self, source: Source) -> str:
+        known = self._known.get(source["key"])
+        fresh = [
+            text for text in source["passages"] if known is None or not _contains(known["passages"], text)
+        ]
+        title = clip(source["title"], tokens=40)
+        if known is not None and not fresh:
+            return f"[{self._number(source['key'])}] {title} (see above)"
+        if self._left < _MIN_SHOWN_TOKENS:
+            return ""
+        text = clip(" ".join(fresh), tokens=self._left)
+        self._left -= estimate_tokens(title) + estimate_tokens(text)
+        shown: Source = {**source, "passages": [text] if text else []}
+        self._known = merge_sources(self._known, {source["key"]: shown})
+        self.added = merge_sources(self.added, {source["key"]: shown})
+        return f"[{self._number(source['key'])}] {title}: {text}"
+
+    def _number(self, key: str) -> int:
+        self.numbers = merge_unique(self.numbers, [key])
+        return self.numbers.index(key) + 1
+
+
+def _contains(passages: list[str], text: str) -> bool:
+    return any(text in passage for passage in passages)
+
+
+def _verify(
+    state: SeekerState, context: Context, observations: list[Observation]
+) -> tuple[VerifierState, str]:
+    round_ = RoundEvidence(
+        actions=tuple(
+            normalise_action(call["tool"], call["arguments"])
+            for call in state["pending"]
+            if call["tool"] != "finish"
+        ),
+        evidence=tuple(
+            text for item in observations for source in item["sources"] for text in source["passages"]
+        ),
+        thought=_thought(state),
+        errors=sum(not item["ok"] for item in observations),
+    )
+    before = VerifierState.from_json(state["verifier"]) if state.get("verifier") else VerifierState()
+    return observe(before, round_, repeat_limit=context.repeat_limit, stall_limit=context.stall_limit)
+
+
+def _thought(state: SeekerState) -> str:
+    return str(state["messages"][-1].content)
+
+
+def _proposal(observations: list[Observation]) -> Proposal:
+    for item in observations:
+        if item["call"]["tool"] == "finish":
+            arguments = item["call"]["arguments"]
+            return Proposal(
+                answer=str(arguments.get("answer", "")),
+                sources=list(arguments.get("sources", [])),
+                accepted=item["ok"],
+            )
+    return Proposal(answer="", sources=[], accepted=False)

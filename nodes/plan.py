@@ -1,0 +1,127 @@
+"""Planning: the large model understands the question and splits it (phase 1 of Algorithm 1, K_L steps)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.events import emit
+from agentinfer_lg.models import Guide
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.prompts import PROMPTS, Prompts
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import ResearchState, SubTask
+from agentinfer_lg.text import content_terms
+
+__all__ = ("AGENT", "large_planner_steps", "parse_questions", "plan", "planner_tier")
+
+AGENT = "planner"
+_STEP_TOKENS = 200
+_MAX_STEPS = 3
+
+
+def planner_tier(context: Context) -> Tier:
+    """Return who plans under the policy of `context`."""
+    return "small" if context.policy == "always-small" or context.max_large_steps == 0 else "large"
+
+
+def large_planner_steps(state: ResearchState) -> int:
+    """Return how many steps of the large model the planner made."""
+    calls = state.get("calls", [])
+    return sum(1 for call in calls if call["agent"] == AGENT and call["tier"] == "large")
+
+
+async def plan(state: ResearchState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Make one planning step; the last one splits the question.
+
+    The K_L steps are intent, strategy and decomposition; with K_L = 1 there is just the decomposition. Nothing follows
+    from a Progress Check here (phase 1 has no branch but an early answer, which without evidence could not be cited),
+    so none is made.
+    """
+    context = runtime.context or Context()
+    prompts = PROMPTS[state["language"]]
+    step = state.get("plan_step", 0)
+    caller = Caller(resources=resources, context=context, run_id=state["run_id"], agent=AGENT, turn=step)
+    last = step >= context.warmup_steps - 1
+    notes = "\n".join(state.get("plan_notes", []))
+    limit = context.max_seekers
+    called = await caller.call(
+        planner_tier(context),
+        [
+            HumanMessage(
+                _prompt(prompts, context, step, last).format(
+                    question=state["question"], notes=notes, limit=limit
+                )
+            )
+        ],
+        role="plan",
+        max_tokens=_STEP_TOKENS,
+        guide=Guide(schema=_schema(limit if limit > 1 else _MAX_STEPS)) if last else None,
+        timeout=context.max_seconds,
+    )
+    update: dict[str, Any] = {"calls": [called.record], "plan_step": step + 1}
+    if called.warning:
+        update["ran_out"] = [called.warning]
+    if not last:
+        return update | {"plan_notes": [called.reply.text[:2000]]}
+    questions = parse_questions(called.reply.text, question=state["question"])
+    if limit == 1:
+        # One seeker: what was listed are the facts it looks up one after the other.
+        steps = [question for question in questions if question != state["question"]]
+        update |= {"plan": [SubTask(id="seeker-1", question=state["question"])], "plan_notes": steps}
+    else:
+        update["plan"] = [
+            SubTask(id=f"seeker-{number}", question=question)
+            for number, question in enumerate(questions[:limit], start=1)
+        ]
+    emit("plan", AGENT, plan=[task["question"] for task in update["plan"]])
+    return update
+
+
+def parse_questions(text: str, *, question: str) -> list[str]:
+    """Read the sub-questions from the planner's output; never raises.
+
+    Sub-questions that share no word with the question are inventions and are left out. If none is left, or just one
+    (then nothing was split and rewording can only lose something), the question itself is the plan.
+    """
+    listed = _listed(text)
+    words = content_terms(question)
+    kept = [item for item in dict.fromkeys(listed) if content_terms(item) & words]
+    return kept if len(kept) > 1 else [question]
+
+
+def _prompt(prompts: Prompts, context: Context, step: int, last: bool) -> str:
+    if last:
+        return prompts.plan_split if context.max_seekers > 1 else prompts.plan_steps
+    return prompts.plan_intent if step == 0 and context.warmup_steps >= 3 else prompts.plan_strategy
+
+
+def _schema(limit: int) -> dict[str, object]:
+    item = {"type": "string", "minLength": 5, "maxLength": 200}
+    questions = {"type": "array", "items": item, "minItems": 1, "maxItems": limit}
+    return {
+        "type": "object",
+        "properties": {"questions": questions},
+        "required": ["questions"],
+        "additionalProperties": False,
+    }
+
+
+def _listed(text: str) -> list[str]:
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        value = json.loads(text[start : end + 1], strict=False) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict) and isinstance(value.get("questions"), list):
+        items = [item for item in value["questions"] if isinstance(item, str)]
+    else:
+        items = [
+            line.strip(" -*\t0123456789.)、") for line in text.splitlines() if "?" in line or "？" in line
+        ]
+    return [" ".join(item.split())[:500] for item in items if item.strip()][:8]

@@ -1,0 +1,64 @@
+"""Progress Check: the active model judges its own step, on exactly the prefix of that step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.models import Guide
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.collab import CollabState, needs_check
+from agentinfer_lg.nodes.controller import controller_settings
+from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.state import SeekerState
+from agentinfer_lg.transcript import write_transcript
+
+__all__ = ("progress",)
+
+_CHECK_TOKENS = 96
+
+
+async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Ask the model of this step for its verdict.
+
+    Skipped where nothing can follow from it: a policy without checks, warm-up, or a step that gives the answer. A
+    failed call is an unreadable verdict, not the end of the run.
+    """
+    context = runtime.context or Context()
+    settings = controller_settings(state, context)
+    warming = CollabState.from_json(state["collab"]).phase == "warmup"
+    tools = [call["tool"] for call in state["pending"]]
+    if not needs_check(settings) or warming or "finish" in tools:
+        return {"verdict": {"verdict": "SKIPPED", "reason": ""}}
+    tier = state["calls"][-1]["tier"]
+    mode = "json" if state["modes"].get(tier) == "json" else resources.models.tier(tier).tool_mode
+    caller = Caller(
+        resources=resources,
+        context=context,
+        run_id=state["run_id"],
+        agent=state["task"]["id"],
+        turn=state.get("turn", 0),
+    )
+    transcript = write_transcript(state["messages"], mode=mode, prompts=PROMPTS[state["language"]])
+    try:
+        called = await caller.call(
+            tier,
+            [*transcript, HumanMessage(PROGRESS_PROMPT[state["language"]])],
+            role="progress",
+            max_tokens=_CHECK_TOKENS,
+            guide=Guide(regex=PROGRESS_REGEX),
+            native_tools="none" if mode == "native" else None,
+            tool_seconds=resources.clock.expect(tools),
+            timeout=max(1.0, state["budget"]["seconds"]),
+            fallback=False,  # a verdict of the other model would not be a self-evaluation
+        )
+    except EndpointError as error:
+        return {"verdict": {"verdict": "UNREADABLE", "reason": str(error)[:300]}}
+    parsed = parse_verdict(called.reply.text)
+    return {"verdict": {"verdict": parsed.verdict, "reason": parsed.reason}, "calls": [called.record]}

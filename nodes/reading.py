@@ -1,0 +1,118 @@
+"""Reading: plain questions about passages, in calls of their own that nothing extends.
+
+A small model that cannot drive a loop can still read: given the right passages and one question in a plain chat turn,
+it finds the answer. That is why answering is a call of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import AIMessage, HumanMessage
+
+from agentinfer_lg.citations import supporting_sources
+from agentinfer_lg.context import Context
+from agentinfer_lg.nodes.calling import Called, Caller
+from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.prompts import Prompts, number_passages
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord, SeekerState
+from agentinfer_lg.text import sentences
+
+__all__ = ("Reading", "is_unknown", "is_yes_or_no", "read_answer", "read_document", "short_answer")
+
+_ANSWER_TOKENS = 80
+_DOCUMENT_TOKENS = 160
+
+_UNKNOWN = re.compile(
+    r"\b(?:unknown|cannot (?:be )?(?:determine|find|answer|provide)\w*|can't (?:determine|find|answer)|unable to|"
+    r"(?:do|does|did|is|are|was|were) ?n[o']t (?:\w+ ){0,3}?(?:mention|state|specif|provid|contain|say|giv|includ|indicat|found|"
+    r"available|know|enough)\w*|no (?:information|mention|answer|evidence)|not (?:explicitly |directly )?"
+    r"(?:mentioned|stated|specified|provided|given|found|available|known|enough))\b"
+    r"|未知|不知道|无法(?:确定|回答|得知)|没有(?:提到|提及|说明|信息|答案)|未(?:提及|提到|说明|找到)",
+    re.IGNORECASE,
+)
+_YES_OR_NO = re.compile(r"\s*(?:yes|no|是|否|是的|不是)\b[\s.,!。，！]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An answer and the keys of the sources that support it."""
+
+    answer: str
+    sources: tuple[str, ...]
+    calls: tuple[CallRecord, ...] = ()
+
+
+def is_unknown(answer: str) -> bool:
+    """Whether `answer` is empty or says that the passages do not tell."""
+    return not answer.strip() or (len(answer) < 400 and _UNKNOWN.search(answer) is not None)
+
+
+def is_yes_or_no(answer: str) -> bool:
+    """Whether `answer` is a bare yes or no, which no passage contains literally."""
+    return _YES_OR_NO.match(answer) is not None
+
+
+def short_answer(text: str) -> str:
+    """Return the answer in `text`: its first sentences, without a lead-in and without what a small model adds after it."""
+    text = re.sub(
+        r"^(?:the )?(?:short )?answer(?: is)?\s*[:：]\s*|^答案\s*[:：]\s*",
+        "",
+        text.strip(),
+        flags=re.IGNORECASE,
+    )
+    paragraph = text.split("\n\n", 1)[0].strip()
+    kept = sentences(paragraph)[:2]
+    return " ".join(kept) if kept else paragraph
+
+
+async def read_answer(
+    caller: Caller, prompts: Prompts, state: SeekerState, context: Context, *, tier: Tier
+) -> Reading:
+    """Answer the seeker's task from everything it has seen.
+
+    Raises:
+        EndpointError: No endpoint answers.
+    """
+    numbers, sources = state.get("numbers", []), state.get("sources", {})
+    question = state["task"]["question"]
+    passages = select_passages(
+        sources, numbers, [question, *_interests(state)], tokens=context.max_observation_tokens
+    )
+    if not passages:
+        return Reading("", ())
+    prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
+    called = await caller.call(tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS)
+    answer = short_answer(called.reply.text)
+    shown = list(dict.fromkeys(numbers[number - 1] for number, _, _ in passages))
+    supported = tuple(supporting_sources(answer, sources, shown))
+    if not supported and is_yes_or_no(answer):
+        supported = tuple(shown[:2])
+    return Reading(answer, supported, (called.record,))
+
+
+async def read_document(
+    caller: Caller, prompts: Prompts, question: str, title: str, passages: Sequence[str], *, tier: Tier
+) -> Called:
+    """Answer `question` from passages of one document.
+
+    Raises:
+        EndpointError: No endpoint answers.
+    """
+    text = f"{title}\n" + "\n".join(passages)
+    prompt = prompts.document_question.format(passages=text, question=question)
+    return await caller.call(tier, [HumanMessage(prompt)], role="qa", max_tokens=_DOCUMENT_TOKENS)
+
+
+def _interests(state: SeekerState) -> list[str]:
+    """What the seeker searched for and thought, latest first: it tells which passages matter."""
+    found: list[str] = []
+    for message in reversed(state["messages"]):
+        if isinstance(message, AIMessage):
+            for call in message.tool_calls:
+                if call["name"] == "web_search":
+                    found.extend(call["args"].get("queries", []))
+    return found[:6]

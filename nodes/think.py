@@ -1,0 +1,159 @@
+"""Think: the active model says what is known and what is to be done next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, Reply
+from agentinfer_lg.nodes.budget import seconds_spent
+from agentinfer_lg.nodes.calling import Called, Caller
+from agentinfer_lg.prompts import PROMPTS, Prompts
+from agentinfer_lg.protocol import Action, Step, action_schema, parse_step, read_tool_call
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
+from agentinfer_lg.transcript import step_message, write_transcript
+
+__all__ = ("last_think", "think", "unread_numbers")
+
+
+async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Make one Think step with the model of `state["tier"]`.
+
+    Writes the step to the transcript and its tool calls to `pending`. A step that cannot be read becomes a search for
+    the task, or an answer once there is something to answer from; a lost endpoint or a full context ends the seeker.
+    """
+    context = runtime.context or Context()
+    tier, turn, agent = state["tier"], state.get("turn", 0), state["task"]["id"]
+    model = resources.models.tier(tier)
+    mode: Literal["native", "json"] = (
+        "json" if state.get("modes", {}).get(tier) == "json" else model.tool_mode
+    )
+    caller = Caller(resources=resources, context=context, run_id=state["run_id"], agent=agent, turn=turn)
+    prompts = PROMPTS[state["language"]]
+    try:
+        called, mode = await _call(state, context, caller, model, mode, prompts)
+    except ContextOverflowError:
+        return _stop(prompts.out_of_context.format(agent=agent, tier=tier))
+    except EndpointError as error:
+        return _stop(str(error))
+    step = _read(called.reply, mode)
+    if mode == "native" and not step.actions:
+        model.prefer_json()
+    raw = called.reply.text if mode == "json" and step.actions else None
+    step = _with_action(step, state, called.reply)
+    message = step_message(step, message_id=f"{agent}-{turn}", raw=raw)
+    update: dict[str, Any] = {
+        "messages": [message],
+        "calls": [called.record],
+        "pending": [
+            PendingCall(id=str(call["id"]), tool=call["name"], arguments=dict(call["args"]))
+            for call in message.tool_calls
+        ],
+        "modes": state.get("modes", {}) | {tier: "json" if model.tool_mode == "json" else mode},
+    }
+    if called.warning:
+        update["ran_out"] = [called.warning]
+    return update
+
+
+def unread_numbers(messages: Sequence[AnyMessage], known: int) -> list[int]:
+    """Return the numbers of sources that no step has read yet."""
+    read: set[int] = set()
+    for message in messages:
+        if isinstance(message, AIMessage):
+            for call in message.tool_calls:
+                if call["name"] == "crawl":
+                    read.update(call["args"].get("sources", []))
+    return [number for number in range(1, known + 1) if number not in read]
+
+
+def last_think(calls: Sequence[CallRecord]) -> CallRecord | None:
+    """Return the latest Think call."""
+    return next((call for call in reversed(calls) if call["role"] == "think"), None)
+
+
+async def _call(
+    state: SeekerState,
+    context: Context,
+    caller: Caller,
+    model: ChatTier,
+    mode: Literal["native", "json"],
+    prompts: Prompts,
+) -> tuple[Called, Literal["native", "json"]]:
+    calls = state.get("calls", [])
+    left = state["budget"]["seconds"] - seconds_spent(calls, state.get("tools", []))
+    known = len(state.get("numbers", []))
+    unread = unread_numbers(state["messages"], known)
+
+    async def attempt(mode: Literal["native", "json"]) -> Called:
+        return await caller.call(
+            model.tier,
+            write_transcript(state["messages"], mode=mode, prompts=prompts),
+            role="think",
+            max_tokens=context.max_thought_tokens,
+            guide=Guide(schema=action_schema(known=known, unread=unread)) if mode == "json" else None,
+            native_tools="auto" if mode == "native" else None,
+            tool_seconds=0.0,  # the Progress Check follows at once
+            timeout=max(1.0, left),
+            previous=last_think(calls),
+        )
+
+    try:
+        return await attempt(mode), mode
+    except ContextOverflowError:
+        raise
+    except EndpointError as error:
+        if mode == "json" or "refused the request" not in str(error):
+            raise
+        model.prefer_json()  # a server without a tool parser refuses the request as a whole
+        if model.tool_mode == "native":
+            raise
+        return await attempt("json"), "json"
+
+
+def _read(reply: Reply, mode: Literal["native", "json"]) -> Step:
+    if mode == "native" and reply.tool_calls:
+        actions = [read_tool_call(call.name, call.arguments) for call in reply.tool_calls]
+        return Step(thought=reply.text, actions=tuple(action for action in actions if action is not None))
+    return parse_step(reply.text)
+
+
+def _with_action(step: Step, state: SeekerState, reply: Reply) -> Step:
+    """Return the step with something to do, and only with calls that go together."""
+    finish = [action for action in step.actions if action.tool == "finish"]
+    known = bool(state.get("numbers"))
+    if finish and known:
+        return Step(thought=step.thought, actions=(finish[0],))
+    others = tuple(action for action in step.actions if action.tool != "finish")[:5]
+    if others:
+        return Step(thought=step.thought, actions=_with_task_query(others, state))
+    thought = step.thought[:1000]
+    if known and reply.text and not reply.unreadable:
+        return Step(
+            thought=thought, actions=(Action(tool="finish", arguments={"answer": "", "sources": []}),)
+        )
+    return Step(thought=thought, actions=(_search_for(state),))
+
+
+def _search_for(state: SeekerState) -> Action:
+    return Action(tool="web_search", arguments={"queries": [state["task"]["question"][:500]]})
+
+
+def _with_task_query(actions: tuple[Action, ...], state: SeekerState) -> tuple[Action, ...]:
+    """Let the first search also ask the task itself: a poor first query then costs nothing but a few results."""
+    first = actions[0]
+    if state.get("turn", 0) > 0 or first.tool != "web_search":
+        return actions
+    queries = list(dict.fromkeys([*first.arguments["queries"], state["task"]["question"][:500]]))
+    return (Action(tool="web_search", arguments={"queries": queries[:5]}), *actions[1:])
+
+
+def _stop(sentence: str) -> dict[str, Any]:
+    """End the seeker: without a pending call the graph goes on to its conclusion."""
+    return {"pending": [], "ran_out": [sentence]}

@@ -1,0 +1,178 @@
+"""Write: findings become a report that cites only what was really retrieved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.runtime import Runtime
+
+from agentinfer_lg.citations import CitedText, resolve_citations, source_list
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.events import emit
+from agentinfer_lg.nodes.budget import tokens_spent
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.nodes.reading import is_unknown, short_answer
+from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord, Finding, ResearchState
+from agentinfer_lg.text import clip
+
+__all__ = ("write",)
+
+_AGENT = "writer"
+_ANSWER_TOKENS = 80
+_MIN_REPORT_CHARS = 20
+
+
+async def write(state: ResearchState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
+    """Write the answer and the report.
+
+    The model's text is only a draft: citations are resolved against the registry of retrieved sources by code, and a
+    writer that fails or writes nothing is replaced by the findings themselves.
+    """
+    context = runtime.context or Context()
+    writer = _Writer(state, context, resources)
+    answer = await writer.answer()
+    body = await writer.report(answer) if context.report == "full" else None
+    if body is None:
+        body = writer.assemble(answer)
+    prompts = PROMPTS[state["language"]]
+    ran_out = [*state.get("ran_out", []), *writer.failures]
+    report = _finish(body, answer, ran_out, state, prompts)
+    emit("report", _AGENT, text=report)
+    return {
+        "answer": answer,
+        "report": report,
+        "messages": [AIMessage(report, name="report")],
+        "calls": writer.calls,
+        "ran_out": writer.failures,
+        "dropped_citations": body.dropped,
+    }
+
+
+class _Writer:
+    """Calls the writing model, and knows what to do without it."""
+
+    def __init__(self, state: ResearchState, context: Context, resources: Resources) -> None:
+        self._state = state
+        self._context = context
+        self._prompts = PROMPTS[state["language"]]
+        self._findings = state.get("findings", [])
+        self._sources = state.get("sources", {})
+        self._numbers = _numbers(self._findings, list(self._sources))
+        self._caller = Caller(
+            resources=resources, context=context, run_id=state["run_id"], agent=_AGENT, turn=0
+        )
+        self.calls: list[CallRecord] = []
+        self.failures: list[str] = []
+
+    async def answer(self) -> str:
+        """Return the short answer to the whole question, empty when nothing was found."""
+        answered = [finding for finding in self._findings if finding["answer"]]
+        if not answered:
+            return ""
+        if len(self._findings) == 1:
+            return answered[0]["answer"]
+        prompt = self._prompts.combine.format(
+            findings=_list(self._findings, self._prompts),
+            passages=self._passages(),
+            question=self._state["question"],
+        )
+        answer = short_answer(await self._call(prompt, _ANSWER_TOKENS))
+        return answer or answered[0]["answer"]
+
+    async def report(self, answer: str) -> CitedText | None:
+        """Return the model's report with resolved citations, None when there is none worth the name."""
+        if not self._sources or not answer:
+            return None
+        prompt = self._prompts.report.format(
+            question=self._state["question"],
+            findings=_list(self._findings, self._prompts),
+            passages=self._passages(),
+        )
+        text = await self._call(prompt, self._context.max_report_tokens)
+        if len(text) < _MIN_REPORT_CHARS or is_unknown(text):
+            return None
+        cited = resolve_citations(text, numbers=self._numbers, sources=self._sources)
+        return cited if cited.cited else None
+
+    def assemble(self, answer: str) -> CitedText:
+        """Put the report together without a model: the answer, each finding, and quotes where there is no answer."""
+        lines = []
+        for finding in self._findings:
+            marks = "".join(
+                f"[{self._numbers.index(key) + 1}]" for key in finding["sources"] if key in self._numbers
+            )
+            if finding["answer"]:
+                lines.append(f"- {finding['question']} {finding['answer']} {marks}".rstrip())
+            else:
+                lines.append(f"- {finding['question']} {self._prompts.no_answer}")
+                lines.extend(self._quotes(finding))
+        main = next((finding for finding in self._findings if finding["answer"] == answer), None)
+        keys = main["sources"] if main else [key for finding in self._findings for key in finding["sources"]]
+        marks = "".join(
+            f"[{self._numbers.index(key) + 1}]" for key in dict.fromkeys(keys) if key in self._numbers
+        )
+        head = f"{answer} {marks}".rstrip() if answer else self._prompts.no_answer
+        text = f"{head}\n\n## {self._prompts.heading_findings}\n\n" + "\n".join(lines)
+        return resolve_citations(text, numbers=self._numbers, sources=self._sources, attribute=False)
+
+    def _quotes(self, finding: Finding) -> list[str]:
+        passages = select_passages(self._sources, self._numbers, [finding["question"]], tokens=300)
+        return [f"  - {title}: “{clip(text, tokens=80)}” [{number}]" for number, title, text in passages[:3]]
+
+    def _passages(self) -> str:
+        queries = [self._state["question"], *(finding["answer"] for finding in self._findings)]
+        return number_passages(
+            select_passages(
+                self._sources, self._numbers, queries, tokens=self._context.max_observation_tokens
+            )
+        )
+
+    async def _call(self, prompt: str, max_tokens: int) -> str:
+        try:
+            called = await self._caller.call(
+                self._tier(), [HumanMessage(prompt)], role="write", max_tokens=max_tokens
+            )
+        except EndpointError as error:
+            self.failures.append(str(error))
+            return ""
+        self.calls.append(called.record)
+        if called.warning:
+            self.failures.append(called.warning)
+        return called.reply.text
+
+    def _tier(self) -> Tier:
+        """The large model writes, unless the policy or an empty budget says otherwise."""
+        if self._context.policy in ("always-small", "large-planner-only"):
+            return "small"
+        spent = tokens_spent(self._state.get("calls", []), "large")
+        return "small" if spent >= self._context.max_large_tokens else "large"
+
+
+def _numbers(findings: list[Finding], registered: list[str]) -> list[str]:
+    """Order of the sources for the writer: those of the findings first."""
+    cited = [key for finding in findings for key in finding["sources"] if key in registered]
+    return list(dict.fromkeys([*cited, *registered]))
+
+
+def _list(findings: list[Finding], prompts: Prompts) -> str:
+    return "\n".join(f"- {item['question']} {item['answer'] or prompts.unknown}" for item in findings)
+
+
+def _finish(body: CitedText, answer: str, ran_out: list[str], state: ResearchState, prompts: Prompts) -> str:
+    parts = [f"# {' '.join(state['question'].split())}", body.text.strip()]
+    sources = state.get("sources", {})
+    if body.cited:
+        parts.append(f"## {prompts.heading_sources}\n\n{source_list(body.cited, sources)}")
+    elif not sources:
+        parts.append(prompts.no_evidence)
+    if ran_out:
+        parts.append(
+            f"## {prompts.heading_incomplete}\n\n" + "\n".join(f"- {item}" for item in dict.fromkeys(ran_out))
+        )
+    return "\n\n".join(parts) + "\n"

@@ -360,7 +360,9 @@ class Brain:
     def on_progress(self, request: dict[str, Any]) -> Reply:
         """See progress in everything."""
         found = constraint(request)
-        block = "===PROGRESS===\n<reason>the step brings what was missing</reason> <value>TRUE</value>\n===END_PROGRESS==="
+        block = (
+            "===PROGRESS===\n<reason>the step brings news</reason> <value>TRUE</value>\n===END_PROGRESS==="
+        )
         if found is None or (found[0] == "regex" and re.fullmatch(found[1], block)):
             return Reply(text=block)
         if found[0] == "choice":
@@ -899,11 +901,11 @@ class _PageHandler(_Handler):
         elif page.hold and not pages.held(page.hold):
             self.close_connection = True
         elif page.size:
-            self._endless(page)
+            self._endless(pages, page)
         else:
             self.send(200, page.body, page.content_type)
 
-    def _endless(self, page: _Page) -> None:
+    def _endless(self, pages: PageServer, page: _Page) -> None:
         self.send_response(200)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(page.size))
@@ -911,6 +913,7 @@ class _PageHandler(_Handler):
         left, block = page.size, (page.body * (65_536 // max(1, len(page.body)) + 1))[:65_536]
         while left > 0:
             self.wfile.write(block[:left])
+            pages.sent += len(block[:left])
             left -= len(block)
 
 
@@ -920,6 +923,8 @@ class PageServer(_Loopback):
 
     pages: dict[str, _Page] = field(default_factory=dict)
     visits: list[str] = field(default_factory=list)
+    sent: int = 0
+    """Bytes sent of pages that have a `size`."""
 
     handler = _PageHandler
 

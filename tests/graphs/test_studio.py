@@ -1,0 +1,355 @@
+"""`langgraph dev` on the repository's own `langgraph.json`, driven over the SDK as Studio drives it.
+
+No key, no internet, no `--allow-blocking`: a blocking call on the event loop fails a run, and so a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_openai import Brain, FakeOpenAI, Reply, render_prompt
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+
+from agentinfer_lg import Context
+
+pytestmark = pytest.mark.server
+
+ROOT = Path(__file__).parents[2]
+GRAPH = "deep_research"
+FACTS = {
+    "heron": "Heron Point Light was lit in 1871 by the keeper Ada Winter.",
+    "curlew": "Curlew Rock Light was lit in 1904 by the keeper Tom Hale.",
+}
+START_SECONDS = 90.0
+
+
+class Endpoint:
+    """A brain that splits a question about both lights in two, and waits where a question says so."""
+
+    def __init__(self) -> None:
+        self.brain = Brain()
+
+    def __call__(self, request: dict[str, Any], index: int) -> Reply:
+        reply = self.brain(request, index)
+        role = request["vllm_xargs"]["agent_role"]
+        prompt = render_prompt(request)
+        if role == "plan" and '"questions"' in prompt and "both lights" in prompt:
+            questions = ["When was Heron Point Light lit?", "When was Curlew Rock Light lit?"]
+            return Reply(text=json.dumps({"questions": questions}))
+        gate = re.search(r"\(gate (\w+)\)", prompt)
+        if role == "think" and gate:
+            return Reply(text=reply.text, tool_calls=reply.tool_calls, hold=gate.group(1))
+        return reply
+
+
+@dataclass
+class Studio:
+    """A running `langgraph dev`."""
+
+    url: str
+    endpoint: FakeOpenAI
+    log: Path
+    folder: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(endpoint: FakeOpenAI, docs: Path, home: Path) -> dict[str, str]:
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not re.match(r"AGENTINFER_|TAVILY_|LANG(SMITH|CHAIN)_|OPENAI_", k)
+    }
+    return kept | {
+        "PYTHONPATH": str(ROOT),
+        "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+        "LANGGRAPH_NO_VERSION_CHECK": "true",
+        "LANGSMITH_TRACING": "false",
+        "AGENTINFER_SMALL__BASE_URL": endpoint.url,
+        "AGENTINFER_SMALL__MODEL": "fake-small",
+        "AGENTINFER_LARGE__BASE_URL": endpoint.url,
+        "AGENTINFER_LARGE__MODEL": "fake-large",
+        "AGENTINFER_DOCS": str(docs),
+        "AGENTINFER_HOME": str(home),
+        # A call that leaves the machine would have to go through this, and fails at once.
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url + "/ok", timeout=5).status_code == 200:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"langgraph dev did not come up:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    folder = tmp_path_factory.mktemp("studio")
+    shutil.copy(ROOT / "langgraph.json", folder)  # as in a clean clone: there is no .env beside it
+    docs = folder / "docs"
+    docs.mkdir()
+    for name, fact in FACTS.items():
+        (docs / f"{name}.txt").write_text(f"{name.title()} station\n\n{fact}\n")
+    log = folder / "server.log"
+    port = free_port()
+    command = [
+        sys.executable,
+        "-c",
+        "from langgraph_cli.cli import cli; cli()",
+        "dev",
+        "--no-browser",
+        "--no-reload",
+    ]
+    with FakeOpenAI(Endpoint()) as endpoint, log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=folder,
+            env=environment(endpoint, docs, folder / "home"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until_up(url, process, log)
+            yield Studio(url, endpoint, log, folder)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+@pytest.fixture
+async def client(studio: Studio) -> AsyncIterator[LangGraphClient]:
+    async with get_client(url=studio.url, api_key=None) as sdk:
+        yield sdk
+
+
+async def new_thread(client: LangGraphClient) -> str:
+    return str((await client.threads.create())["thread_id"])
+
+
+async def run(client: LangGraphClient, thread: str, question: str, **options: Any) -> dict[str, Any]:
+    """Run to the end, or to an interrupt, and return the values of the thread."""
+    payload = None if "command" in options or "checkpoint" in options else {"question": question}
+    await client.runs.join(
+        thread, (await client.runs.create(thread, GRAPH, input=payload, **options))["run_id"]
+    )
+    state = await client.threads.get_state(thread)
+    return dict(state["values"])
+
+
+async def interrupts(client: LangGraphClient, thread: str) -> list[Any]:
+    state = await client.threads.get_state(thread)
+    return [pending["value"] for task in state["tasks"] for pending in task["interrupts"]]
+
+
+async def test_every_knob_has_a_description_and_a_control(client: LangGraphClient) -> None:
+    assistants = await client.assistants.search(graph_id=GRAPH)
+    schemas = await client.assistants.get_schemas(assistants[0]["assistant_id"])
+    knobs = schemas["context_schema"]["properties"]
+    assert set(knobs) == set(Context.model_fields)
+    controls = {"select", "switch", "slider", "number", "text"}
+    for name, knob in knobs.items():
+        assert len(knob["description"]) > 10, name
+        assert knob["x_oap_ui_config"]["type"] in controls, name
+        assert knob["x_oap_ui_config"]["default"] == Context.model_fields[name].default, name
+    for kind in ("input_schema", "output_schema", "state_schema"):
+        assert schemas[kind], f"Studio shows no form without the {kind}"
+    assert {"question", "messages"} <= set(schemas["input_schema"]["properties"])
+
+
+async def test_events_tell_parallel_agents_apart(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    kinds: dict[str, set[str]] = {}
+    namespaces: set[str] = set()
+    async for part in client.runs.stream(
+        thread,
+        GRAPH,
+        input={"question": "When were both lights lit?"},
+        stream_mode=["custom", "updates"],
+        stream_subgraphs=True,
+    ):
+        if part.event.startswith("custom"):
+            kinds.setdefault(part.data["agent"], set()).add(part.data["event"])
+            namespaces.add(part.event)
+        assert part.event != "error", part.data
+    assert {"planner", "seeker-1", "seeker-2", "writer"} <= set(kinds)
+    for seeker in ("seeker-1", "seeker-2"):
+        assert {"model_start", "model_end", "tool_start", "tool_end", "progress", "finding"} <= kinds[seeker]
+    assert "plan" in kinds["planner"]
+    assert "report" in kinds["writer"]
+    assert len(namespaces) > 1, "subgraphs stream under their own namespace"
+    values = (await client.threads.get_state(thread))["values"]
+    assert "[1]" in values["report"]
+    assert {Path(source["uri"]).name for source in values["sources"].values()} == {"heron.txt", "curlew.txt"}
+    assert len(values["findings"]) == 2
+
+
+async def test_a_conversation_is_a_question_too(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    message = {"role": "user", "content": "When was Heron Point Light lit?"}
+    await client.runs.wait(thread, GRAPH, input={"messages": [message]})
+    values = (await client.threads.get_state(thread))["values"]
+    assert "1871" in values["report"]
+    assert values["messages"][-1]["type"] == "ai"
+    assert "1871" in str(values["messages"][-1]["content"])
+
+
+async def test_a_plan_is_approved(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    question = "When was Heron Point Light lit?"
+    await run(client, thread, question, context={"plan_approval": True})
+    (asked,) = await interrupts(client, thread)
+    assert asked["question"] == question
+    assert [task["question"] for task in asked["plan"]] == [question]
+    values = await run(
+        client, thread, "", command={"resume": {"approve": True}}, context={"plan_approval": True}
+    )
+    assert "1871" in values["report"]
+    assert await interrupts(client, thread) == []
+
+
+async def test_a_plan_is_edited(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    knobs = {"plan_approval": True}
+    await run(client, thread, "When was Heron Point Light lit?", context=knobs)
+    edited = ["When was Curlew Rock Light lit?"]
+    values = await run(client, thread, "", command={"resume": {"plan": edited}}, context=knobs)
+    assert [task["question"] for task in values["plan"]] == edited
+    assert [finding["question"] for finding in values["findings"]] == edited
+    assert "1904" in values["report"]
+
+
+async def test_a_plan_is_turned_down(client: LangGraphClient, studio: Studio) -> None:
+    thread = await new_thread(client)
+    knobs = {"plan_approval": True}
+    await run(client, thread, "When was Heron Point Light lit?", context=knobs)
+    before = len(studio.endpoint.chats)
+    values = await run(client, thread, "", command={"resume": {"approve": False}}, context=knobs)
+    assert not values.get("findings")
+    assert "think" not in [chat.role for chat in studio.endpoint.chats[before:]]
+    assert (await client.threads.get(thread))["status"] == "idle"
+
+
+async def test_a_run_is_cancelled(client: LangGraphClient, studio: Studio) -> None:
+    thread = await new_thread(client)
+    started = await client.runs.create(
+        thread, GRAPH, input={"question": "When was Heron Point Light lit? (gate cancelled)"}
+    )
+    endpoint = studio.endpoint
+    await asyncio.to_thread(
+        endpoint.wait_for,
+        lambda: any(c.role == "think" and "(gate cancelled)" in c.text for c in endpoint.chats),
+    )
+    await client.runs.cancel(thread, started["run_id"], wait=True)
+    assert (await client.runs.get(thread, started["run_id"]))["status"] == "interrupted"
+    state = await client.threads.get_state(thread)
+    assert state["next"], "what was done so far is kept"
+    endpoint.release("cancelled")
+    values = await run(client, thread, "", checkpoint=state["checkpoint"])
+    assert "1871" in values["report"], "a cancelled run goes on from where it was"
+
+
+async def test_time_travel(client: LangGraphClient, studio: Studio) -> None:
+    thread = await new_thread(client)
+    await run(client, thread, "When was Heron Point Light lit?")
+    history = await client.threads.get_history(thread, limit=50)
+    planned = next(
+        item for item in history if item["values"].get("plan") and not item["values"].get("findings")
+    )
+    before = len(studio.endpoint.chats)
+    fork = await client.threads.update_state(
+        thread,
+        {"plan": [{"id": "seeker-1", "question": "When was Curlew Rock Light lit?"}]},
+        checkpoint=planned["checkpoint"],
+    )
+    values = await run(client, thread, "", checkpoint=fork["checkpoint"])
+    assert "1904" in values["report"]
+    assert [finding["question"] for finding in values["findings"]] == ["When was Curlew Rock Light lit?"]
+    assert "plan" not in [chat.role for chat in studio.endpoint.chats[before:]], "the plan is not made again"
+    old = await client.threads.get_state(thread, checkpoint=history[0]["checkpoint"])
+    assert "1871" in old["values"]["report"], "the first branch is still there"
+
+
+async def test_two_threads_at_once_do_not_mix(client: LangGraphClient, studio: Studio) -> None:
+    first, second = await new_thread(client), await new_thread(client)
+    endpoint = studio.endpoint
+    runs = [
+        asyncio.create_task(run(client, first, "When was Heron Point Light lit? (gate pair)")),
+        asyncio.create_task(run(client, second, "When was Curlew Rock Light lit? (gate pair)")),
+    ]
+
+    def both_wait() -> bool:
+        waiting = [c for c in endpoint.chats if c.role == "think" and "(gate pair)" in c.text]
+        return len({c.session for c in waiting}) >= 2
+
+    await asyncio.to_thread(endpoint.wait_for, both_wait, what="both threads to think at the same time")
+    endpoint.release("pair")
+    heron, curlew = await asyncio.gather(*runs)
+    assert "1871" in heron["report"]
+    assert "1904" not in json.dumps(heron)
+    assert "1904" in curlew["report"]
+    assert "1871" not in json.dumps(curlew)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named"), [({"max_seekers": 99}, "max_seekers"), ({"no_such_knob": 1}, "no_such_knob")]
+)
+async def test_a_bad_knob_is_a_clear_error(
+    client: LangGraphClient, knobs: dict[str, Any], named: str
+) -> None:
+    thread = await new_thread(client)
+    errors: list[str] = []
+    with contextlib.suppress(httpx.HTTPStatusError):
+        stream = client.runs.stream(thread, GRAPH, input={"question": "Who?"}, context=knobs)
+        errors.extend([json.dumps(part.data) async for part in stream if part.event == "error"])
+    assert errors
+    assert named in errors[0]
+
+
+async def test_an_empty_question_is_a_clear_error(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    parts = [part async for part in client.runs.stream(thread, GRAPH, input={"question": "  "})]
+    errors = [json.dumps(part.data) for part in parts if part.event == "error"]
+    assert errors
+    assert "question is empty" in errors[0]
+
+
+def test_nothing_blocked_and_nothing_was_left_behind(studio: Studio) -> None:
+    log = studio.log.read_text()
+    assert "BlockingError" not in log
+    assert "Traceback" not in log.split("Background run failed")[0]
+    assert (studio.folder / ".langgraph_api").is_dir(), "the server keeps its state where it was started"

@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +117,11 @@ class Threads:
             part.unlink(missing_ok=True)
             raise _cannot_record(self._folder, error) from error
 
+    def forget(self, name: str) -> None:
+        """Remove the record of a run, if there is one; its checkpoints stay."""
+        with suppress(OSError):
+            (self._folder / f"{check_thread_name(name)}.json").unlink(missing_ok=True)
+
     def all(self) -> list[RunRecord]:
         """All readable runs, the latest first."""
         records = []
@@ -180,8 +185,8 @@ def _lock(descriptor: int) -> bool:
 
 def _cannot_record(folder: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
-        f"Runs cannot be recorded in {folder} ({error.strerror or error}). Set AGENTINFER_HOME to a folder that "
-        "you can write, or pass --no-checkpoint."
+        f"Runs cannot be recorded in {folder} ({error.strerror or error}). Set AGENTINFER_HOME to a folder "
+        "that you can write, or pass --no-checkpoint."
     )
 
 

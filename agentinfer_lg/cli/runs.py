@@ -1,0 +1,50 @@
+"""`agentinfer threads`: the saved runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from agentinfer_lg.cli.options import load_settings
+
+__all__ = ("register",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="threads")(threads)
+
+
+def threads(
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
+) -> None:
+    """List the saved runs, the latest first; `agentinfer research --resume NAME` goes on with one."""
+    from agentinfer_lg.threads import Threads
+
+    records = Threads(load_settings().home).all()
+    if json_output:
+        from agentinfer_lg.cli.summary import to_json
+
+        listed = [to_json(asdict(record)) for record in records]
+        sys.stdout.buffer.write(f"[{', '.join(listed)}]\n".encode())
+        return
+    if not records:
+        typer.echo("There are no saved runs.", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from agentinfer_lg.cli.live import plain
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("name", "state", "begun (UTC)"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("question", no_wrap=True, overflow="ellipsis")
+    for record in records:
+        begun = plain(record.created, limit=19).replace("T", " ")
+        table.add_row(record.thread, record.state, begun, Text(plain(record.question, limit=200)))
+    Console().print(table)

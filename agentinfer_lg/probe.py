@@ -330,10 +330,10 @@ async def _complete(
             client, endpoint, "POST", "/chat/completions", {**body, "temperature": 0, **extra}
         )
     except EndpointError as error:
-        return {}, str(error), time.perf_counter() - started
+        return {}, str(error).rstrip("."), time.perf_counter() - started
     seconds = time.perf_counter() - started
     if response.status_code in (401, 403):
-        return {}, _key_refused(endpoint, response.status_code), seconds
+        return {}, _key_refused(endpoint, response.status_code).rstrip("."), seconds
     if not response.is_success:
         return {}, f"HTTP {response.status_code}: {_server_message(response, endpoint)}", seconds
     return _json(response), "", seconds
@@ -464,7 +464,7 @@ async def _try_tokenize(
     try:
         response = await _send(client, endpoint, "POST", _root(endpoint) + "/tokenize", body)
     except EndpointError as error:
-        return Capability(ok=False, detail=str(error))
+        return Capability(ok=False, detail=str(error).rstrip("."))
     count = _json(response).get("count") if response.is_success else None
     if isinstance(count, int) and count > 0:
         return Capability(ok=True, detail="the server counts tokens")

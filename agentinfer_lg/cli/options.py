@@ -117,7 +117,7 @@ def _variable(location: tuple[int | str, ...]) -> str:
 
 
 def _reasons(error: ValidationError) -> str:
-    return "; ".join(item["msg"] for item in error.errors(include_input=False))
+    return "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors(include_input=False))
 
 
 def _clip(value: object) -> str:

@@ -40,11 +40,12 @@ def threads(
 
     from agentinfer_lg.cli.live import plain
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("name", "state", "begun (UTC)"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("question", no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    longest = max(len(record.thread) for record in records)
+    for name, width in (("name", longest), ("state", 8), ("begun (UTC)", 16)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("question", ratio=1, no_wrap=True, overflow="ellipsis")
     for record in records:
-        begun = plain(record.created, limit=19).replace("T", " ")
+        begun = plain(record.created, limit=25)[:16].replace("T", " ")
         table.add_row(record.thread, record.state, begun, Text(plain(record.question, limit=200)))
     Console().print(table)

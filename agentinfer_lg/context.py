@@ -6,11 +6,12 @@ from the schema. Endpoints and keys are not here: see `agentinfer_lg.settings`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ("CollabBudget", "CollabPolicy", "Context")
+__all__ = ("CollabBudget", "CollabPolicy", "Context", "as_context")
 
 CollabPolicy = Literal[
     "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
@@ -136,3 +137,19 @@ class Context(BaseModel):
     crawl_seconds: float = _knob(20.0, "Seconds allowed for fetching one page.", "number", gt=0, le=600)
     crawl_max_bytes: int = _knob(5_000_000, "Most bytes read of one page.", "number", ge=1_000)
     temperature: float = _knob(0.0, "Sampling temperature of both tiers.", "slider", ge=0.0, le=2.0)
+
+
+def as_context(value: object) -> Context:
+    """Return the knobs of a run from what the runtime carries.
+
+    A graph that is embedded in another application sees that application's context. If it is no `Context`, nor a mapping
+    of its fields, it is not meant for this graph, and the defaults hold.
+
+    Raises:
+        pydantic.ValidationError: A mapping of its fields with a value out of range.
+    """
+    if isinstance(value, Context):
+        return value
+    if isinstance(value, Mapping) and value and set(value) <= set(Context.model_fields):
+        return Context.model_validate(dict(value))
+    return Context()

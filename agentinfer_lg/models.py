@@ -311,6 +311,9 @@ def _make_chat_model(endpoint: EndpointSettings, model: str) -> BaseChatModel:
         max_retries=endpoint.max_retries,
         stream_usage=True,
         use_responses_api=False,
+        # A kept-alive connection belongs to one event loop: in the next one (each `asyncio.run`) it would be dead. Setting
+        # one up anew costs nothing beside a model call.
+        default_headers={"Connection": "close"},
     )
 
 

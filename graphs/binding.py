@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from langgraph.runtime import Runtime
 
-from agentinfer_lg.context import Context
+from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.resources import Resources
 
 __all__ = ("bind",)
@@ -26,9 +26,13 @@ class _Bound(Protocol[_State]):
 
 
 def bind(node: _Node[_State], resources: Resources) -> _Bound[_State]:
-    """Return `node` as LangGraph calls it; a closure, because LangGraph reads the signature."""
+    """Return `node` as LangGraph calls it; a closure, because LangGraph reads the signature.
+
+    The node finds its own knobs in `runtime.context`, whatever application it is embedded in.
+    """
 
     async def bound(state: _State, *, runtime: Runtime[Context]) -> dict[str, Any]:
+        runtime = runtime.override(context=as_context(runtime.context))
         return await node(state, runtime, resources=resources)
 
     return bound

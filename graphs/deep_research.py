@@ -15,7 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send, interrupt
 
-from agentinfer_lg.context import Context
+from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.graphs.binding import bind
 from agentinfer_lg.graphs.seeker import seeker_builder
@@ -116,7 +116,7 @@ def _after_plan(state: ResearchState) -> Literal["plan", "approve"]:
 
 async def _approve(state: ResearchState, runtime: Runtime[Context]) -> Command[Literal["seeker", "__end__"]]:
     """Ask for the plan's approval if that is wanted, then start one seeker per sub-task."""
-    context = runtime.context or Context()
+    context = as_context(runtime.context)
     tasks = state["plan"]
     if context.plan_approval:
         tasks = _approved(interrupt({"question": state["question"], "plan": tasks}), tasks)

@@ -277,7 +277,7 @@ class _Resolver:
                 self._tokenize(_DEFINITION.sub("", block))  # only for the count of invented addresses
             else:
                 rendered.append(self._block(kind, block))
-        return self._numbered("\n".join(rendered))
+        return self._numbered(_defused("\n".join(rendered)))
 
     def _numbered(self, text: str) -> CitedText:
         cited: dict[str, int] = {}
@@ -332,26 +332,37 @@ class _Resolver:
         visible = iter([token.visible for token in tokens])
         words = _HOLDS.sub(lambda _: f" {next(visible)} ", sentence)
         found = content_terms(words)
-        cited: list[tuple[str, ...]] = []
-        for token in tokens:
-            fitting = tuple(key for key in token.keys if not found or self._support.shares(key, found))
-            self._dropped += len(token.keys) - len(fitting) if token.kept < 0 else 0
-            cited.append(fitting)
-        if not any(cited):
-            sentence = _insert(sentence, self._attribution(words, found, nearby))
-        return self._render(sentence, tokens, cited)
-
-    def _attribution(self, words: str, found: set[str], nearby: set[str]) -> str:
-        """Markers of the sources of a claim, the mark of a claim that has none, "" for what is no claim."""
         names = _names_in(words)
         numbers = {term for term in found if term[0].isdigit()}
-        if not _is_claim(words, found, concrete=bool(names or numbers)):
-            return ""
-        keys = self._support.find(found, numbers, names, nearby)
-        if keys:
-            return _markers(keys)
-        self._unsupported += 1
-        return _NO_SOURCE[self._language]
+        cited = [self._fitting(token, found) for token in tokens]
+        if any(cited):
+            better = self._better(cited, found, numbers, names)
+            if better:
+                self._dropped += sum(
+                    len(keys) for token, keys in zip(tokens, cited, strict=True) if token.kept < 0
+                )
+                cited = [()] * len(tokens)
+                sentence = _insert(sentence, _markers(better))
+        elif _is_claim(words, found, concrete=bool(names or numbers)):
+            keys = self._support.find(found, numbers, names, nearby)
+            self._unsupported += not keys
+            sentence = _insert(sentence, _markers(keys) if keys else _NO_SOURCE[self._language])
+        return self._render(sentence, tokens, cited)
+
+    def _fitting(self, token: _Token, found: set[str]) -> tuple[str, ...]:
+        keys = tuple(key for key in token.keys if not found or self._support.shares(key, found))
+        self._dropped += len(token.keys) - len(keys) if token.kept < 0 else 0
+        return keys
+
+    def _better(
+        self, cited: Sequence[tuple[str, ...]], found: set[str], numbers: set[str], names: set[str]
+    ) -> tuple[str, ...]:
+        """Sources that have all numbers and names of a sentence, where the cited ones lack one of the numbers."""
+        keys = {key for each in cited for key in each}
+        if self._support.mention(keys, numbers):
+            return ()
+        better = self._support.find(found, numbers, names, set())
+        return better if self._support.mention(better, numbers | names) else ()
 
     def _tokenize(self, text: str) -> tuple[str, list[_Token]]:
         """Replace everything that is not plain text by a place holder; what is invented goes."""
@@ -432,9 +443,9 @@ class _Resolver:
         return tuple(keys)
 
     def _render(self, plain: str, tokens: Sequence[_Token], cited: Sequence[tuple[str, ...]]) -> str:
-        """Put back what the place holders stand for; what is left of the plain text can cite nothing."""
+        """Put citations and literals where their place holders are."""
         pieces = _HOLDS.split(plain)
-        parts = [_defused(pieces[0])]
+        parts = [pieces[0]]
         shown: set[str] = set()  # by the markers just before
         for token, keys, piece in zip(tokens, cited, pieces[1:], strict=True):
             new = [key for key in keys if key not in shown]
@@ -443,7 +454,7 @@ class _Resolver:
             parts.extend(f"{_CITE}{key}{_END}" for key in new)
             start = _close_gap(parts, piece, 0) if token.kept < 0 and not new else 0
             shown = set() if piece.strip() else shown | set(new)
-            parts.append(_defused(piece[start:]))
+            parts.append(piece[start:])
         return "".join(parts)
 
 
@@ -475,6 +486,10 @@ class _Support:
             return True
         is_cjk = self._is_cjk[key]
         return _mostly_cjk(found) != is_cjk and not any(_cjk(term) == is_cjk for term in found)
+
+    def mention(self, keys: Collection[str], wanted: set[str]) -> bool:
+        """Whether the sources, together, have all of the terms."""
+        return all(any(term in self._vocabulary[key] for key in keys) for term in wanted)
 
     def find(self, found: set[str], numbers: set[str], names: set[str], nearby: set[str]) -> tuple[str, ...]:
         """The source, or the two sources, that support a sentence best; none without all of its numbers."""

@@ -249,7 +249,7 @@ def pdf_text(
                 msg = "it is locked by a password."
                 raise ToolError(msg)
             count = len(reader.pages)
-            title = one_line(str((reader.metadata or {}).get("/Title") or ""))
+            title = one_line(str(reader.metadata.title or "") if reader.metadata else "")
         except ToolError:
             raise
         except Exception:  # pypdf lets all kinds of errors through on a broken file

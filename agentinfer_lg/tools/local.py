@@ -266,10 +266,9 @@ def _documents(root: Path, skipped: list[str]) -> Iterator[tuple[str, Path, os.s
     for parent, folders, files in os.walk(
         root, onerror=lambda error: skipped.append(f"{error.filename}: cannot be listed.")
     ):
-        for name in folders:
-            if not name.startswith(".") and (link := Path(parent, name)).is_symlink():
-                skipped.append(f"{_uri(root, link)}: a link to a folder is not followed.")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [path for name in folders if (path := Path(parent, name)).is_symlink()]
+        skipped.extend(f"{_uri(root, path)}: a link to a folder is not followed." for path in links)
         for name in sorted(files):
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in _EXTENSIONS:

@@ -202,6 +202,8 @@ class ResearchState(_Shared, total=False):
     """State of the deep-research graph."""
 
     question: str
+    asked: str
+    """The question that was last taken up, to tell a new message of a conversation from an old question."""
     messages: Annotated[list[AnyMessage], add_messages]
     language: Literal["en", "zh"]
     plan_notes: Annotated[list[str], operator.add]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command, Send, interrupt
+from langgraph.types import Command, Overwrite, Send, interrupt
 
 from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.errors import UserInputError
@@ -97,15 +97,38 @@ async def _intake(state: ResearchState, runtime: Runtime[Context], *, resources:
     question = check_question(_question(state))
     await asyncio.to_thread(resources.prepare)
     language = detect_language(question) if context.language == "auto" else context.language
-    return {"question": question, "language": language, "run_id": uuid.uuid4().hex, "plan_step": 0}
+    fresh = {"question": question, "asked": question, "language": language, "run_id": uuid.uuid4().hex}
+    return {**fresh, "plan_step": 0, "plan": [], "answer": "", "report": "", **_cleared(state)}
+
+
+def _cleared(state: ResearchState) -> dict[str, Any]:
+    """Empty what an earlier question of the same thread has gathered."""
+    empty: dict[str, Any] = {
+        "sources": {},
+        "findings": [],
+        "calls": [],
+        "tools": [],
+        "checks": [],
+        "escalations": [],
+        "ran_out": [],
+        "dropped_citations": 0,
+        "plan_notes": [],
+    }
+    return {key: Overwrite(value) for key, value in empty.items() if state.get(key)}
 
 
 def _question(state: ResearchState) -> str:
-    if state.get("question"):
-        return state["question"]
-    for message in reversed(state.get("messages", [])):
+    """Return the question; in a thread that goes on, a new human message wins over the question already answered."""
+    messages = state.get("messages", [])
+    question = state.get("question", "")
+    follows_up = bool(messages) and messages[-1].type == "human" and question == state.get("asked")
+    if question and not follows_up:
+        return question
+    for message in reversed(messages):
         if message.type == "human":
             return str(message.text)
+    if "question" in state:
+        return question
     msg = 'There is no question. Pass {"question": "..."}, or messages that end with the user\'s question.'
     raise UserInputError(msg)
 
@@ -123,7 +146,8 @@ async def _approve(state: ResearchState, runtime: Runtime[Context]) -> Command[L
     if not tasks:
         sentence = PROMPTS[state["language"]].plan_refused
         return Command(
-            goto="__end__", update={"report": sentence, "ran_out": [sentence], "messages": [AIMessage(sentence)]}
+            goto="__end__",
+            update={"report": sentence, "ran_out": [sentence], "messages": [AIMessage(sentence)]},
         )
     return Command(
         goto=[Send("seeker", _seeker(state, context, task, len(tasks))) for task in tasks],

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import pytest
 from fake_openai import FakeOpenAI
-from langchain_core.messages import AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
@@ -26,7 +26,7 @@ from langgraph.graph.message import add_messages
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
+from agentinfer_lg import Context, EndpointSettings, Settings, UserInputError, create_deep_research_graph
 from agentinfer_lg.state import ResearchState
 
 ROOT = Path(__file__).parents[2]
@@ -220,15 +220,37 @@ def test_one_graph_in_several_event_loops(settings: Settings) -> None:
         assert "1871" in state["report"]
 
 
-async def test_a_second_question_in_one_thread_starts_afresh(
-    settings: Settings, endpoint: FakeOpenAI
-) -> None:
+async def test_a_second_question_in_one_thread_starts_afresh(settings: Settings) -> None:
     graph = create_deep_research_graph(settings=settings, checkpointer=InMemorySaver())
-    await graph.ainvoke({"question": QUESTION}, CONFIG)
-    state = await graph.ainvoke({"question": "Who was the keeper of Heron Point Light?"}, CONFIG)
-    assert state["question"] == "Who was the keeper of Heron Point Light?"
-    assert "Ada Winter" in state["report"]
-    assert [task["question"] for task in state["plan"]] == [state["question"]]
+    knobs = Context(warmup_steps=2)
+    first = await graph.ainvoke({"question": QUESTION}, CONFIG, context=knobs)
+    second = await graph.ainvoke({"question": "Who kept Heron Point Light?"}, CONFIG, context=knobs)
+    assert second["question"] == "Who kept Heron Point Light?"
+    assert [task["question"] for task in second["plan"]] == [second["question"]]
+    assert [finding["question"] for finding in second["findings"]] == [second["question"]]
+    for records in ("calls", "tools", "checks"):
+        assert len(second[records]) == len(first[records]), (
+            f"{records} of the first question are not counted again"
+        )
+
+
+async def test_a_conversation_in_one_thread(settings: Settings) -> None:
+    graph = create_deep_research_graph(settings=settings, checkpointer=InMemorySaver())
+    await graph.ainvoke({"messages": [HumanMessage(QUESTION)]}, CONFIG)
+    second = await graph.ainvoke({"messages": [HumanMessage("Who kept Heron Point Light?")]}, CONFIG)
+    assert second["question"] == "Who kept Heron Point Light?"
+    assert [message.type for message in second["messages"]] == ["human", "ai", "human", "ai"]
+    again = await graph.ainvoke({"question": "Where is Heron Point?"}, CONFIG)
+    assert again["question"] == "Where is Heron Point?"
+
+
+async def test_no_question(settings: Settings) -> None:
+    graph = create_deep_research_graph(settings=settings)
+    for empty in ({"messages": []}, {"messages": [AIMessage("Hello!")]}):
+        with pytest.raises(UserInputError, match="There is no question"):
+            await graph.ainvoke(empty)  # type: ignore[arg-type]
+    with pytest.raises(UserInputError, match="question is empty"):
+        await graph.ainvoke({"question": " "})
 
 
 def test_the_example_runs(settings: Settings, endpoint: FakeOpenAI, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ("CheckSummary", "PhaseSeconds", "Result", "ResultSource", "TierUsage", "build_result")
 
+_LISTED = re.compile(r"^- \[\d+\] (.*?)\s*$", re.MULTILINE)
+
 _PHASES: Mapping[str, str] = {
     "think": "think",
     "plan": "plan",
@@ -41,7 +44,7 @@ class ResultSource(TypedDict):
     title: str
     uri: str
     cited: bool
-    """Whether a finding rests on it."""
+    """Whether the report lists it; without a report, whether a finding rests on it."""
 
 
 class CheckSummary(TypedDict):
@@ -125,7 +128,7 @@ def build_result(values: Mapping[str, Any] | ResearchState, *, thread: str, seco
         "answer": values.get("answer") or "",
         "report": report,
         "plan": list(values.get("plan") or ()),
-        "sources": _sources(values.get("sources") or {}, findings),
+        "sources": _sources(values.get("sources") or {}, findings, report),
         "findings": findings,
         "turns": sum(len(turns) for turns in tiers.values()),
         "tier_per_turn": tiers,
@@ -150,17 +153,27 @@ def _tier_per_turn(calls: Iterable[CallRecord]) -> dict[str, list[Tier]]:
     return {agent: [turns[turn] for turn in sorted(turns)] for agent, turns in sorted(steps.items())}
 
 
-def _sources(sources: Mapping[str, Source], findings: Iterable[Finding]) -> list[ResultSource]:
-    cited = {key for finding in findings for key in finding["sources"]}
+def _sources(sources: Mapping[str, Source], findings: Iterable[Finding], report: str) -> list[ResultSource]:
+    used = {key for finding in findings for key in finding["sources"]}
+    listed = _listed_uris(report)
     return [
         {
-            "key": source["key"],
+            "key": key,
             "title": source["title"],
             "uri": source["uri"],
-            "cited": source["key"] in cited,
+            "cited": " ".join(source["uri"].split()) in listed if report else key in used,
         }
-        for source in sources.values()
+        for key, source in sources.items()
     ]
+
+
+def _listed_uris(report: str) -> set[str]:
+    """URIs in the report's list of sources, whose lines read `- [1] Title — uri` or `- [1] uri`."""
+    listed: set[str] = set()
+    for item in _LISTED.findall(report):
+        parts = item.split(" — ")
+        listed.update(" — ".join(parts[start:]) for start in range(len(parts)))
+    return listed
 
 
 def _checks(checks: Iterable[CheckRecord]) -> CheckSummary:

@@ -77,7 +77,7 @@ def explain_exit(lines: Sequence[str], *, code: int | None, model: str, port: in
     return " ".join(
         part
         for part in (
-            f"the engine ended with code {code} before it was ready.",
+            f"the engine ended with code {code} by itself.",
             advice.format(port=port, model=model) if advice else "",
             f"Its last words: {said}" if said else "",
         )

@@ -243,7 +243,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog=_COMMAND, description=_first_line())
     parser.add_argument("--check", action="store_true", help="only say whether the engine works here")
-    if parser.parse_args(arguments).check:
+    parser.add_argument(
+        "--supported", action="store_true", help="only say why none can be installed here, if so"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.supported:
+        reason = unsupported_reason()
+        print(reason or "An engine can be installed here.")
+        return 1 if reason else 0
+    if chosen.check:
         problem = unsupported_reason() or check_engine()
         print(problem or "The engine works.")
         return 1 if problem else 0

@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,8 @@ class Server:
         Args:
             options: What to serve.
             log: File for the output of the server; by default a temporary one, kept if the server fails.
-            echo: Where to copy the output of the server to, for instance `sys.stderr`.
+            echo: Where to show the output of the server, for instance `sys.stderr`; then there is no file
+                unless `log` names one.
         """
         options = read_extra_args(options)
         self.options = options if options.port else replace(options, port=_free_port(options.host))
@@ -70,6 +72,7 @@ class Server:
         self._folder: Path | None = None
         self._process: subprocess.Popen[str] | None = None
         self._pump: threading.Thread | None = None
+        self._tail: deque[str] = deque(maxlen=2000)
         self._failed = False
 
     def __enter__(self) -> Self:
@@ -92,15 +95,8 @@ class Server:
         return self.options.served_model_name or self.options.model
 
     @property
-    def log_path(self) -> Path:
-        """File with the output of the server.
-
-        Raises:
-            EngineError: The server was never started.
-        """
-        if self._log is None:
-            msg = "the server has not been started, so there is no log yet"
-            raise EngineError(msg)
+    def log_path(self) -> Path | None:
+        """File with the output of the server; None before the start, and while the output is shown instead."""
         return self._log
 
     @property
@@ -128,7 +124,8 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="agentinfer-engine-"))
         metrics = self._folder / "metrics"  # must be empty at the start, or old series are added to new ones
         metrics.mkdir()
-        self._log = self._log or self._folder / "server.log"
+        if self._log is None and self._echo is None:
+            self._log = self._folder / "server.log"
         command, variables = build_command(self.options, device=self.device)
         self._process = subprocess.Popen(
             command,
@@ -164,15 +161,20 @@ class Server:
                 return seconds
             if seconds > timeout:
                 self._failed = True
-                msg = f"the engine did not answer within {timeout:.0f} s; its log is {self.log_path}"
+                where = f"; its log is {self._log}" if self._log else ""
+                msg = f"the engine did not answer within {timeout:.0f} s{where}"
                 raise EngineError(msg)
             if on_progress is not None:
-                on_progress(seconds, self._stage())
+                on_progress(seconds, startup_stage(self._lines()))
             time.sleep(0.4)
 
     def wait(self) -> int:
         """Wait until the server ends by itself, and return its exit code."""
         return 0 if self._process is None else self._process.wait()
+
+    def last_words(self) -> str:
+        """Return why the server ended, as far as its log tells; for one that died after it was ready."""
+        return str(self._failure())
 
     def stop(self) -> None:
         """End the server and every process it started; harmless when it is not running."""
@@ -194,26 +196,18 @@ class Server:
         process = self._process
         if process is None or process.stdout is None:
             return
-        with (
-            self.log_path.open("a", encoding="utf-8", errors="replace") as log,
-            contextlib.suppress(ValueError),
-        ):
+        with contextlib.ExitStack() as stack:
+            log = None if self._log is None else stack.enter_context(self._log.open("a", encoding="utf-8"))
+            stack.enter_context(contextlib.suppress(ValueError, OSError))  # a closed stream, a full disk
             for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if self._echo is not None:
-                    self._echo.write(line)
-                    self._echo.flush()
+                self._tail.append(line.strip())
+                for stream in (log, self._echo):
+                    if stream is not None:
+                        stream.write(line)
+                        stream.flush()
 
     def _lines(self) -> list[str]:
-        try:
-            text = self.log_path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return [line.strip() for line in text[-200_000:].splitlines() if line.strip()]
-
-    def _stage(self) -> str:
-        return startup_stage(self._lines())
+        return [line for line in tuple(self._tail) if line]
 
     def _failure(self) -> EngineError:
         self._failed = True
@@ -221,7 +215,7 @@ class Server:
             self._pump.join(timeout=5)
         code = self._process.returncode if self._process is not None else None
         why = explain_exit(self._lines(), code=code, model=self.options.model, port=self.options.port)
-        return EngineError(f"{why} Full log: {self.log_path}")
+        return EngineError(why if self._log is None else f"{why} Full log: {self._log}")
 
 
 @contextlib.contextmanager

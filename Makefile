@@ -1,0 +1,76 @@
+# `make demo` and `make test` need Python 3.11 to 3.14, make and git; they install the rest into $(VENV).
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+DOCS   ?= examples/corpus
+Q      ?=
+PYTEST_ARGS ?=
+
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+READY  := $(VENV)/.ready
+DEV    := $(VENV)/.ready-dev
+
+.DELETE_ON_ERROR:
+.PHONY: help venv dev engine model demo test test-slow lint clean
+
+help:
+	@echo 'make demo       research a question over $(DOCS) with a small real model'
+	@echo '                other questions and documents: make demo Q="..." DOCS=folder'
+	@echo 'make test       all checks and tests'
+	@echo 'make test-slow  also the tests that take minutes'
+	@echo 'make lint       ruff and mypy only'
+	@echo 'make venv       the virtual environment ($(VENV)) with the package'
+	@echo 'make engine     the inference engine, for a machine without a GPU'
+	@echo 'make model      the small demo model'
+	@echo 'make clean      remove the environment and all caches of the source tree'
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "error: $(PYTHON) is not here. Name another Python (3.11 to 3.14): make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[demo]'
+	@touch $@
+
+$(DEV): pyproject.toml $(READY)
+	$(PIP) install --editable '.[demo,dev]'
+	@touch $@
+
+venv: $(READY)
+
+dev: $(DEV)
+
+engine: $(READY)
+	@$(BIN)/python -m agentinfer_lg.serving.install
+
+model: engine
+	@$(BIN)/python -m agentinfer_lg.serving.demo_model
+
+demo: model
+	@$(BIN)/python -m agentinfer_lg.cli demo --docs '$(subst ','\'',$(value DOCS))' -- '$(subst ','\'',$(value Q))'
+
+# Where no engine can be installed (macOS, for instance), its tests skip and say so; a failed install is an error.
+test-engine: $(DEV)
+	@if reason=$$($(BIN)/python -m agentinfer_lg.serving.install --supported); then \
+		$(BIN)/python -m agentinfer_lg.serving.install && $(BIN)/python -m agentinfer_lg.serving.demo_model; \
+	else \
+		echo "note: tests with a real engine will be skipped: $$reason"; \
+	fi
+.PHONY: test-engine
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(DEV) lint test-engine
+	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(DEV) lint test-engine
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .langgraph_api *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,7 +34,7 @@ _RESERVED = dict.fromkeys(range(0xFDD0, 0xFDD5))
 _NO_SOURCE = {"en": " (no source found)", "zh": "（未找到来源）"}
 
 _WORD = r"(?:sources?|src|refs?|references?|citations?|docs?|documents?|passages?|来源|资料|文献|文档)"
-_ITEM = rf"\s*+(?:(?:{_WORD}|[s^#])[\s:：.#]*+)?\d++(?:†[^\]】,，\n]*+)?"
+_ITEM = rf"\s*+(?:(?:{_WORD}|[s^#])[\s:：.#]*+)?\d++(?:†[^\[\]【】,，\n]{{0,80}}+)?"
 _MORE = rf"(?:\s*+(?:[,，、;；&–—-]|and\b|和|及){_ITEM})*+\s*+[,，]?\s*+"
 _MARK = rf"[\[［【]{_ITEM}{_MORE}[\]］】]|[(（]\s*+{_WORD}[\s:：.#]*+\d++{_MORE}[)）]"
 _URL = r"(?:(?:https?|ftp|file)://|\bwww\.)[^\s<>\"`\[\]【】（）「」《》，。；：、！？“”]++"
@@ -628,7 +628,7 @@ def _defused(text: str) -> str:
 def _cited_numbers(mark: str) -> Iterator[int]:
     """The numbers of a marker, ranges spelt out; 0 for one that is out of all bounds."""
     previous, is_range = 0, False
-    for token in _NUMBERS.findall(re.sub(r"†[^\]】,，]*+", "", mark)):
+    for token in _NUMBERS.findall(re.sub(r"†[^\[\]【】,，]{0,80}+", "", mark)):
         if not token[0].isdecimal():
             is_range = previous > 0
             continue

@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 
 from agentinfer_lg.errors import ToolError
 
@@ -40,8 +39,13 @@ _SUPERSETS = {
     "latin-1": "cp1252",
 }
 """What browsers read these labels as."""
-_MAX_HTML_FOR_EXTRACTION = 2_000_000
-"""Characters; the extraction of the main text takes seconds per megabyte, larger pages are only stripped of tags."""
+_MAX_ELEMENTS, _MAX_ELEMENTS_FAST = 5_000, 30_000
+"""Elements of a page up to which its main text is told thoroughly, and at all: that takes more than linear time."""
+_SILENT = frozenset(("script", "style", "noscript", "template", "svg", "head"))
+_INLINE = frozenset(
+    ("a", "abbr", "b", "bdi", "bdo", "cite", "code", "em", "font", "i", "mark", "q", "s", "small", "span", "strong")
+    + ("sub", "sup", "u", "var")
+)
 _JUNK_TITLES = ("untitled", "microsoft word", "microsoft powerpoint", "powerpoint presentation")
 
 
@@ -132,95 +136,55 @@ def html_text(markup: str) -> tuple[str, str]:
     """Title and main text, as markdown, of an HTML page; all its text where no main text can be told."""
     match = _TITLE.search(markup, 0, 200_000)
     title = one_line(html.unescape(match[1])) if match else ""
-    plain = _strip_tags(markup)
-    main = _main_text(markup) if len(markup) <= _MAX_HTML_FOR_EXTRACTION else ""
+    plain, elements = _plain_text(markup)
+    main = _main_text(markup, fast=elements > _MAX_ELEMENTS) if elements <= _MAX_ELEMENTS_FAST else ""
     # A short page is often taken for boilerplate as a whole.
-    if len(main) < 200 and len(plain) > 2 * len(main) and len(plain) < 2000:
+    if len(main) < 200 and 2 * len(main) < len(plain) < 2000:
         main = plain
     text = clean_text(main or plain)
     return title or markdown_title(text), text
 
 
-def _main_text(markup: str) -> str:
+def _main_text(markup: str, *, fast: bool) -> str:
     import trafilatura
 
     with _quiet("trafilatura"):
         try:
-            return (
-                trafilatura.extract(
-                    markup, output_format="markdown", include_comments=False, include_tables=True
-                )
-                or ""
-            )
-        except Exception:  # any parser error on a hostile page; the caller falls back to the stripped text
+            text = trafilatura.extract(markup, output_format="markdown", include_comments=False, fast=fast)
+        except Exception:  # any parser error on a hostile page; the caller falls back to the plain text
             return ""
+    return text or ""
 
 
-def _strip_tags(markup: str) -> str:
-    stripper = _Stripper()
+def _plain_text(markup: str) -> tuple[str, int]:
+    """All visible text, one line per block element, and the number of elements."""
+    from lxml import etree  # type: ignore[import-untyped]
+    from lxml import html as lxml_html
+
+    # As bytes: lxml refuses a string whose XML declaration names an encoding.
+    parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True)
     try:
-        stripper.feed(markup)
-        stripper.close()
-    except (
-        AssertionError,
-        ValueError,
-        RecursionError,
-    ):  # malformed declarations; what was read so far is kept
-        pass
-    return clean_text("".join(stripper.parts))
+        tree = lxml_html.document_fromstring(markup.encode("utf-8", "replace"), parser=parser)
+    except (etree.LxmlError, ValueError):
+        return "", 0
+    parts: list[str] = []
+    elements = 0
+    walker = etree.iterwalk(tree, events=("start", "end", "comment", "pi"))
+    for event, element in walker:
+        breaks = event in ("start", "end") and element.tag not in _INLINE
+        if event == "start":
+            elements += 1
+            if element.tag in _SILENT:
+                walker.skip_subtree()
+            else:
+                parts.append(("\n" if breaks else "") + _spaced(element.text))
+        else:  # the end of an element, a comment, a processing instruction
+            parts.append(("\n" if breaks else "") + _spaced(element.tail))
+    return clean_text("".join(parts)), elements
 
 
-class _Stripper(HTMLParser):
-    """Collects the text of a page, one line per block element."""
-
-    _SILENT = frozenset(("script", "style", "noscript", "template", "svg", "head"))
-    _INLINE = frozenset(
-        [
-            "a",
-            "abbr",
-            "b",
-            "bdi",
-            "bdo",
-            "cite",
-            "code",
-            "em",
-            "font",
-            "i",
-            "mark",
-            "q",
-            "s",
-            "small",
-            "span",
-            "strong",
-            "sub",
-            "sup",
-            "u",
-            "var",
-        ]
-    )
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._silent = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if not self._silent and tag in self._SILENT:
-            self._silent = tag
-        elif tag == "body":  # an unclosed head ends here
-            self._silent = ""
-        if tag not in self._INLINE:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self._silent:
-            self._silent = ""
-        if tag not in self._INLINE:
-            self.parts.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(re.sub(r"\s+", " ", data))
+def _spaced(text: str | None) -> str:
+    return re.sub(r"\s+", " ", text or "")
 
 
 def pdf_text(

@@ -46,12 +46,14 @@ def find_tool_call_parser(model: str) -> str | None:
 
 
 def _chat_template(folder: Path) -> str:
-    for name in ("chat_template.jinja", "tokenizer_config.json"):
-        with contextlib.suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
-            text = (folder / name).read_text(encoding="utf-8")
-            template = text if name.endswith(".jinja") else json.loads(text).get("chat_template")
-            if isinstance(template, list):  # several named templates
-                template = "\n".join(str(entry.get("template", "")) for entry in template)
-            if template:
-                return str(template)
-    return ""
+    """The chat template of a model folder; empty if there is none that can be read."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    template = settings.get("chat_template") if isinstance(settings, dict) else None
+    if isinstance(template, list):  # several named ones
+        return "\n".join(str(entry.get("template")) for entry in template if isinstance(entry, dict))
+    return template if isinstance(template, str) else ""

@@ -33,6 +33,8 @@ _T = TypeVar("_T")
 _BUSY_SECONDS: Final = 30.0
 """How long a write waits for another process to finish its own."""
 
+_OUT_OF_ROOM: Final = ("full", "disk I/O error")
+
 _CORRUPT: Final = ("not a database", "malformed", "file is encrypted")
 
 logger = logging.getLogger(__name__)
@@ -218,7 +220,7 @@ async def _open_saver(path: Path) -> DurableSaver | None:
     try:
         await _set_up(saver)
     except sqlite3.Error as error:
-        if "full" in str(error):
+        if any(sign in str(error) for sign in _OUT_OF_ROOM):
             await saver._move_to_memory(error)
             return saver
         await saver.aclose()

@@ -6,6 +6,7 @@ run goes on: it vanishes with the process, however that ends. Keys and passwords
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -144,6 +145,9 @@ class Threads:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no lock, but also nothing that it could guard
+                yield
+                return
             raise _cannot_record(self._folder, error) from error
         try:
             if not _lock(descriptor):

@@ -15,7 +15,7 @@ from agentinfer_lg.cli.live import View
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import CheckpointError, EndpointError
 from agentinfer_lg.result import Result, build_result
-from agentinfer_lg.settings import Settings, Tier
+from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 from agentinfer_lg.threads import RunRecord, RunState, Threads
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class _Sitting:
         self._graph: Any = None  # Any: a compiled graph, whose type needs LangGraph
         self._plan: list[str] | None = None
         self._refused = False
+        self._recorded = request.save
 
     @classmethod
     async def open(cls, request: Run, view: View, stack: AsyncExitStack) -> _Sitting:
@@ -118,8 +119,9 @@ class _Sitting:
         try:
             if request.save:
                 Threads(request.settings.home).save(replace(request.record, state="running"))
-        except CheckpointError as error:
+        except CheckpointError as error:  # a full disk must not keep anybody from an answer
             sitting._notes.append(str(error))
+            sitting._recorded = False
         moved = getattr(saver, "set_aside", None)
         if moved:
             view.note(f"The saved runs could not be read; they were moved to {moved}.", "yellow")
@@ -164,11 +166,16 @@ class _Sitting:
         return None
 
     async def _contact(self, *, strict: bool) -> None:
-        """Make sure that the endpoints answer; a run that goes on may still do with one of them."""
+        """Make sure that an endpoint answers; with one of two the other tier's model goes on alone.
+
+        Args:
+            strict: Raise when none does; a run that goes on may only have to write down what it found.
+        """
         from agentinfer_lg.probe import probe_endpoint, public_url
 
         self._view.status("contacting the model servers")
-        seen = []
+        seen: list[EndpointSettings] = []
+        errors: list[EndpointError] = []
         for tier in _tiers(self._request.context):
             endpoint = self._request.settings.endpoint(tier)
             if endpoint in seen:
@@ -177,12 +184,13 @@ class _Sitting:
             try:
                 profile = await probe_endpoint(endpoint)
             except EndpointError as error:
-                if strict:
-                    raise
+                errors.append(error)
                 self._view.note(str(error), "yellow")
                 continue
             kind = " (vLLM)" if profile.vllm else ""
             self._view.note(f"{tier} tier: {profile.model} at {public_url(endpoint.base_url)}{kind}", "dim")
+        if strict and len(errors) == len(seen):
+            raise errors[0]
 
     async def _index(self, search: SearchProvider | None) -> None:
         check = getattr(search, "check", None)
@@ -257,16 +265,16 @@ class _Sitting:
         record = self._request.record
         seconds = record.seconds + time.monotonic() - self._started
         result = build_result({"question": record.question, **values}, thread=record.thread, seconds=seconds)
-        if code is None:
-            code = ExitCode.COMPLETE if result["complete"] else ExitCode.PARTIAL
         failure = str(getattr(self._saver, "failure", ""))
         notes = [*self._notes, *([failure] if failure else [])]
+        if code is None:
+            code = ExitCode.COMPLETE if result["complete"] and not notes else ExitCode.PARTIAL
         return Outcome(
             code=code,
             result=result,
             plan=self._plan,
             notes=notes,
-            resumable=self._request.save and not failure,
+            resumable=self._recorded and not failure,
         )
 
 

@@ -411,14 +411,16 @@ class _Resolver:
         return _defused(label) or None
 
     def _address(self, match: re.Match[str]) -> tuple[_Token | None, int]:
-        url = match["url"]
-        end = match.end("url")
-        while not (key := self._key_of(url)) and match.end("url") - end < _MAX_TAIL and _ends_outside(url):
-            url, end = url[:-1], end - 1
+        url, start = match["url"], match.start("url")
+        forms = [url]  # punctuation at the end may be part of the address, but seldom is
+        while len(forms) <= _MAX_TAIL and _ends_outside(forms[-1]):
+            forms.append(forms[-1][:-1])
+        known = next((form for form in reversed(forms) if self._key_of(form)), "")
+        end = start + len(known or forms[-1])
         if end == match.end("url"):
             end = match.end()  # the closing > of <https://…>
-        if key:
-            return self._kept(url, keys=(key,)), end
+        if known:
+            return self._kept(known, keys=(self._key_of(known),)), end
         self._dropped += 1
         return None, end
 

@@ -46,11 +46,13 @@ _STOP_WORDS = frozenset(_ENGLISH.split())
 _ALL_STOP_WORDS = _STOP_WORDS | frozenset(_CHINESE.split())
 
 _ABBREVIATED = """
-adm al approx apr assn aug ave bros ca capt cf co col corp cpl dec dept dist dr ed eds e.g eg esp est etc feb fig
-figs fr fri gen gov hon i.e ie inc jan jr jul jun lt ltd maj mar messrs mon mr mrs ms mt no nos nov oct op p.m a.m
-ph.d phd pp prof pub rev sat sen sep sept sgt sr st ste sun thu tue u.k u.n u.s u.s.a viz vol vols vs wed
+adm al approx apr assn aug ave bros ca capt cf co col corp cpl dec dept dist dr ed eds e.g eg esp est etc
+feb fr fri gen gov hon i.e ie inc jan jr jul jun lt ltd maj mar messrs mon mr mrs ms mt nov oct op p.m a.m
+ph.d phd pp prof pub rev sen sep sept sgt sr st ste thu tue u.k u.n u.s u.s.a viz vs wed
 """
 _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
+_BEFORE_NUMBERS = frozenset(("no", "nos", "fig", "figs", "vol", "vols"))
+"""Abbreviations before a number, else words."""
 _CLOSERS = "\"'”’)\\]}」』》〉）】］*_\ufdd0"
 """What may follow the mark of a sentence; U+FDD0 is the place holder of `agentinfer_lg.citations`."""
 _SENTENCE_END = re.compile(
@@ -147,6 +149,8 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if word is None:
         return True
     is_initial = len(word[0]) == 1 and word[0].isalpha() and word[0].isupper()
+    if word[0].lower() in _BEFORE_NUMBERS:
+        return not text[after : after + 1].isdigit()
     return not is_initial and word[0].lower() not in _ABBREVIATIONS
 
 

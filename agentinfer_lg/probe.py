@@ -97,11 +97,15 @@ async def probe_endpoint(endpoint: EndpointSettings, *, timeout: float = 10.0) -
         timeout: Seconds allowed for each request.
 
     Raises:
-        ConfigurationError: No base URL is set.
+        ConfigurationError: No base URL is set, or it is no URL.
         EndpointError: The server cannot be reached, refuses the key, or does not serve the model.
     """
     if not endpoint.configured:
         msg = "The endpoint has no base URL. Set AGENTINFER_SMALL__BASE_URL, or pass --small-url."
+        raise ConfigurationError(msg)
+    if not _has_host(endpoint.base_url):
+        shown = public_url(endpoint.base_url)
+        msg = f"{shown} is not a usable base URL. It should look like http://127.0.0.1:8000/v1."
         raise ConfigurationError(msg)
     async with _client(endpoint, timeout) as client:
         started = time.perf_counter()
@@ -153,6 +157,13 @@ async def probe_capabilities(
             cached_tokens=await _try_cached_tokens(client, endpoint, profile, first=first_cached),
             tokenize=await _try_tokenize(client, endpoint, profile),
         )
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname and httpx.URL(url).host)  # each lets pass what the other does not
+    except (httpx.InvalidURL, ValueError):
+        return False
 
 
 def _client(endpoint: EndpointSettings, timeout: float) -> httpx.AsyncClient:
@@ -382,13 +393,14 @@ async def _try_chat(
 async def _try_tools(
     client: httpx.AsyncClient, endpoint: EndpointSettings, profile: EndpointProfile
 ) -> Capability:
-    parameters = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
-    function = {"name": "search", "description": "Search documents.", "parameters": parameters}
+    queries = {"type": "array", "items": {"type": "string"}}
+    parameters = {"type": "object", "properties": {"queries": queries}, "required": ["queries"]}
+    function = {"name": "web_search", "description": "Search documents.", "parameters": parameters}
     data, failure, seconds = await _complete(
         client,
         endpoint,
         profile,
-        "Call the tool search with the query: rivers of France",
+        "Call the tool web_search with the query: rivers of France",
         max_tokens=64,
         tools=[{"type": "function", "function": function}],
         tool_choice="auto",

@@ -10,6 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
+MODEL  := $(VENV)/.ready-model
 
 .DELETE_ON_ERROR:
 .PHONY: help venv dev engine model demo test test-slow lint clean
@@ -31,11 +32,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): pyproject.toml | $(BIN)/python
-	$(PIP) install --editable '.[demo]'
+	$(PIP) install --editable .
 	@touch $@
 
 $(DEV): pyproject.toml $(READY)
-	$(PIP) install --editable '.[demo,dev]'
+	$(PIP) install --editable '.[dev]'
 	@touch $@
 
 venv: $(READY)
@@ -45,7 +46,12 @@ dev: $(DEV)
 engine: $(READY)
 	@$(BIN)/python -m agentinfer_lg.serving.install
 
-model: engine
+# After the engine: these packages depend on torch, and alone would bring one for GPUs, several GB larger.
+$(MODEL): pyproject.toml | engine
+	$(PIP) install --editable '.[demo]'
+	@touch $@
+
+model: engine $(MODEL)
 	@$(BIN)/python -m agentinfer_lg.serving.demo_model
 
 demo: model
@@ -54,7 +60,7 @@ demo: model
 # Where no engine can be installed (macOS, for instance), its tests skip and say so; a failed install is an error.
 test-engine: $(DEV)
 	@if reason=$$($(BIN)/python -m agentinfer_lg.serving.install --supported); then \
-		$(BIN)/python -m agentinfer_lg.serving.install && $(BIN)/python -m agentinfer_lg.serving.demo_model; \
+		$(MAKE) --no-print-directory model; \
 	else \
 		echo "note: tests with a real engine will be skipped: $$reason"; \
 	fi

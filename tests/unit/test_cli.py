@@ -15,14 +15,16 @@ import pytest
 from fake_openai import FakeOpenAI, Reply
 from hypothesis import given
 from hypothesis import strategies as st
-from run_cli import CommandLine
+from run_cli import ROOT, CommandLine
 
 from agentinfer_lg.cli import main
+from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.cli.options import build_context, load_settings, parse_assignments
 from agentinfer_lg.cli.research import _ask
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import CheckpointError, UserInputError
 from agentinfer_lg.question import MAX_QUESTION_CHARS, check_question
+from agentinfer_lg.settings import EndpointSettings, Settings
 from agentinfer_lg.threads import RunRecord, Threads, check_thread_name, new_thread_name
 
 QUESTION = "When was Heron Point Light lit?"
@@ -165,6 +167,35 @@ def test_flags_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(small={"base_url": "http://b.example/v1", "model": None})
     assert settings.small.base_url == "http://b.example/v1"
     assert settings.small.api_key.get_secret_value() == "sk-1"
+
+
+def test_the_example_of_settings_is_complete_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / ".env.example").read_text()
+    names = set(re.findall(r"^(?:# )?([A-Z_]+)=", text, flags=re.MULTILINE))
+    wanted = {
+        f"AGENTINFER_{tier}__{name.upper()}"
+        for tier in ("SMALL", "LARGE")
+        for name in EndpointSettings.model_fields
+    }
+    wanted |= {
+        f"AGENTINFER_{name.upper()}" for name in Settings.model_fields if name not in ("small", "large")
+    }
+    assert names == wanted - {"AGENTINFER_TAVILY_API_KEY"} | {"TAVILY_API_KEY"}
+    (Path.cwd() / ".env").write_text(text)
+    monkeypatch.delenv("AGENTINFER_HOME")
+    settings = Settings()
+    assert settings.small == EndpointSettings(base_url="http://127.0.0.1:8000/v1")
+    assert settings.large == EndpointSettings()
+
+
+def test_the_reference_names_everything() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name in KEYS:
+        assert f"`{name}`" in text
+    for code in ExitCode:
+        assert f"| {code.value} |" in text
+    for name in (*EndpointSettings.model_fields, "docs", "home", "allow_private_addresses"):
+        assert f"__{name.upper()}`" in text or f"AGENTINFER_{name.upper()}`" in text
 
 
 # A run

@@ -41,18 +41,11 @@ _NEVER = tuple(
     map(
         ipaddress.ip_network,
         (
-            "0.0.0.0/8",
-            "169.254.0.0/16",
-            "224.0.0.0/4",
-            "240.0.0.0/4",
-            "::/128",
-            "fe80::/10",
-            "ff00::/8",
-            "fec0::/10",
-            "100::/64",
+            "0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "100::/64", "2001::/32", "2002::/16",
+            "fe80::/10", "fec0::/10", "ff00::/8",
         ),
     )
-)
+)  # fmt: skip
 _PRIVATE = tuple(
     map(
         ipaddress.ip_network,
@@ -64,8 +57,9 @@ _PRIVATE = tuple(
     )
 )  # fmt: skip
 """Spelt out, because what `ipaddress` calls private differs between versions of Python."""
+_PRIVATE_REASON = "a private network"
+_RESERVED_REASON = "a link-local, multicast or reserved address"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 def check_url(url: str) -> httpx.URL:
@@ -88,8 +82,8 @@ def check_url(url: str) -> httpx.URL:
     if parsed.scheme not in ("http", "https"):
         msg = f"{_shown(url)} cannot be fetched: only http and https addresses can."
         raise ToolError(msg)
-    if not host or port == 0:
-        msg = f"{_shown(url)} names no host."
+    if not host or not (port is None or 0 < port < 65536):
+        msg = f"{_shown(url)} names no host, or an impossible port."
         raise ToolError(msg)
     if parsed.userinfo:
         msg = "An address with a user name or password in it is not fetched."
@@ -133,9 +127,6 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     return [str(address) for address in addresses]
 
 
-_PRIVATE_REASON = "a private network"
-
-
 async def _lookup(host: str, port: int) -> list[_IPAddress]:
     loop = asyncio.get_running_loop()
     try:
@@ -163,33 +154,24 @@ def _literal(host: str) -> _IPAddress | None:
 
 def _refusal(address: _IPAddress, *, allow_private: bool) -> str:
     """Why an address may not be fetched; "" when it may."""
-    for inner in (address, *_embedded(address)):
-        if inner in _METADATA:
-            return "a cloud metadata service"
-        if any(inner in network for network in _NEVER if network.version == inner.version):
-            return "a link-local, multicast or reserved address"
-        private = any(inner in network for network in _PRIVATE if network.version == inner.version)
-        if private and not allow_private:
-            return _PRIVATE_REASON
-        tunnel = isinstance(inner, ipaddress.IPv6Address) and (inner.sixtofour or inner.teredo)
-        if not (private or tunnel or inner.is_global or (inner is address and _embedded(address))):
-            return "a link-local, multicast or reserved address"
-    return ""
+    inner = _unwrapped(address)
+    if inner in _METADATA:
+        return "a cloud metadata service"
+    if any(inner in network for network in _NEVER if network.version == inner.version):
+        return _RESERVED_REASON
+    if any(inner in network for network in _PRIVATE if network.version == inner.version):
+        return "" if allow_private else _PRIVATE_REASON
+    return _RESERVED_REASON if inner.is_reserved or not inner.is_global else ""
 
 
-def _embedded(address: _IPAddress) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses inside an IPv6 address: mapped, compatible, NAT64, 6to4, Teredo."""
-    if not isinstance(address, ipaddress.IPv6Address):
-        return ()
-    if address.ipv4_mapped is not None:
-        return (address.ipv4_mapped,)
-    if address.sixtofour is not None:
-        return (address.sixtofour,)
-    if address.teredo is not None:
-        return address.teredo
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
-    return ()
+def _unwrapped(address: _IPAddress) -> _IPAddress:
+    """The IPv4 address that an IPv6 address stands for (mapped, NAT64), else the address itself."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 def _port(url: httpx.URL) -> int:

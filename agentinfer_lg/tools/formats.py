@@ -31,6 +31,10 @@ _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)[ \t#]*$", re.M)
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.{0,5000}?)\n---\s*\n", re.S)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.M | re.I)
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+_WESTERN = bytes(
+    range(128)
+) + "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜàáâãäåæçèéêëìíîïñòóôõöøùúûüßœŒ–—‘’“”«»…•€£§° ".encode("cp1252")
+"""Bytes of the languages of western Europe; guessers of character sets tend to take them for eastern ones."""
 _SUPERSETS = {
     "gb2312": "gb18030",
     "gbk": "gb18030",
@@ -43,7 +47,24 @@ _MAX_ELEMENTS, _MAX_ELEMENTS_FAST = 5_000, 30_000
 """Elements of a page up to which its main text is told thoroughly, and at all: that takes more than linear time."""
 _SILENT = frozenset(("script", "style", "noscript", "template", "svg", "head"))
 _INLINE = frozenset(
-    ("a", "abbr", "b", "bdi", "bdo", "cite", "code", "em", "font", "i", "mark", "q", "s", "small", "span", "strong")
+    (
+        "a",
+        "abbr",
+        "b",
+        "bdi",
+        "bdo",
+        "cite",
+        "code",
+        "em",
+        "font",
+        "i",
+        "mark",
+        "q",
+        "s",
+        "small",
+        "span",
+        "strong",
+    )
     + ("sub", "sup", "u", "var")
 )
 _JUNK_TITLES = ("untitled", "microsoft word", "microsoft powerpoint", "powerpoint presentation")
@@ -108,6 +129,8 @@ def _guess(data: bytes) -> str:
         text = data.decode("gb18030", "replace")
         if text.count("\ufffd") <= 2 + len(text) // 1000:
             return text
+    if 4 * sum(runs) < min(len(data), 200_000) and not data.translate(None, _WESTERN):
+        return data.decode("cp1252")
     from charset_normalizer import from_bytes  # a dependency of trafilatura
 
     best = from_bytes(data[:200_000]).best()

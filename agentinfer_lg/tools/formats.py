@@ -46,27 +46,8 @@ _SUPERSETS = {
 _MAX_ELEMENTS, _MAX_ELEMENTS_FAST = 5_000, 30_000
 """Elements of a page up to which its main text is told thoroughly, and at all: that takes more than linear time."""
 _SILENT = frozenset(("script", "style", "noscript", "template", "svg", "head"))
-_INLINE = frozenset(
-    (
-        "a",
-        "abbr",
-        "b",
-        "bdi",
-        "bdo",
-        "cite",
-        "code",
-        "em",
-        "font",
-        "i",
-        "mark",
-        "q",
-        "s",
-        "small",
-        "span",
-        "strong",
-    )
-    + ("sub", "sup", "u", "var")
-)
+_INLINE_TAGS = "a abbr b bdi bdo cite code em font i mark q s small span strong sub sup u var"
+_INLINE = frozenset(_INLINE_TAGS.split())
 _JUNK_TITLES = ("untitled", "microsoft word", "microsoft powerpoint", "powerpoint presentation")
 
 

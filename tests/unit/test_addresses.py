@@ -97,7 +97,8 @@ async def test_literal_addresses(address: str) -> None:
         "http://1.1.1.1#@127.0.0.1/../", "ftp://1.1.1.1/", "file:///etc/passwd", "gopher://1.1.1.1/",
         "javascript:alert(1)",
         "data:text/html,x",
-        "//1.1.1.1/", "1.1.1.1", "", "http://", "http:///path", "https://[::1", "http://1.1.1.1:99999/", "http://1.1.1.1:0/", "http://a b/",
+        "//1.1.1.1/", "1.1.1.1", "", "http://", "http:///path",
+        "https://[::1", "http://1.1.1.1:99999/", "http://1.1.1.1:0/", "http://a b/",
         "http://\\127.0.0.1/", "http://127.0.0.1\\@1.1.1.1/", "http://\x00/", "http://" + "a" * 9000,
     ],
 )  # fmt: skip

@@ -212,7 +212,7 @@ def test_a_source_in_another_language_may_be_cited() -> None:
 
 
 def test_a_citation_after_the_full_stop_belongs_to_the_sentence_before() -> None:
-    text, titles, _, unsupported = _resolve(
+    text, titles, _, _ = _resolve(
         "Rain falls in Bergen. [1] Oslo is a capital.[2] Cod dries.", attribute=True
     )
     assert text.startswith("Rain falls in Bergen. [1] Oslo is a capital.[2] Cod dries")

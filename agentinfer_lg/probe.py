@@ -35,7 +35,7 @@ _LISTED_NAMES = 5
 """Most model names put into one message."""
 
 _LONG_PROMPT = "The quick brown fox jumps over the lazy dog near the quiet river bank. " * 24 + "\nSay hello."
-"""About 360 tokens: more than two blocks of 128 (vLLM on a CPU), so a repeat can hit the prefix cache."""
+"""Nearly 400 tokens: more than two blocks of 128 (vLLM on a CPU), so a repeat can hit the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

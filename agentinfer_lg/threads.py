@@ -43,7 +43,9 @@ class RunRecord:
     created: str = ""
     """ISO 8601, UTC."""
     seconds: float = 0.0
-    """Wall time of all sittings."""
+    """Wall time of all sittings that ended cleanly."""
+    sitting: str = ""
+    """When the present sitting began, ISO 8601, UTC; left behind by one that was killed."""
     state: RunState = "running"
 
 
@@ -197,7 +199,10 @@ def _cannot_record(folder: Path, error: OSError) -> CheckpointError:
 def _decode(text: str, name: str) -> RunRecord:
     data = json.loads(text)
     known = {key: data[key] for key in RunRecord.__dataclass_fields__ if key in data}
-    wrong = not isinstance(known.get("question"), str) or known.get("state") not in get_args(RunState)
+    wrong = not all(isinstance(known.get(key, ""), str) for key in ("created", "sitting"))
+    wrong = (
+        wrong or not isinstance(known.get("question"), str) or known.get("state") not in get_args(RunState)
+    )
     if wrong or not all(isinstance(known.get(key, {}), dict) for key in ("context", "options")):
         msg = "it does not describe a run"
         raise ValueError(msg)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentinfer_lg.cli.failures import ExitCode, exit_code, sentence
@@ -85,7 +86,8 @@ async def run(request: Run, *, view: View, ask_plan: AskPlan) -> Outcome:
         if request.save:
             state = _STATES.get(outcome.code, "failed")
             total = outcome.result["seconds"]["total"]
-            _note_failure(outcome, lambda: threads.save(replace(request.record, state=state, seconds=total)))
+            ended = replace(request.record, state=state, seconds=total, sitting="")
+            _note_failure(outcome, lambda: threads.save(ended))
     return outcome
 
 
@@ -105,6 +107,7 @@ class _Sitting:
         self._saver = saver
         self._config: Any = {"configurable": {"thread_id": request.record.thread}}
         self._started = time.monotonic()
+        self._seconds_before = request.record.seconds
         self._notes: list[str] = []
         self._graph: Any = None  # Any: a compiled graph, whose type needs LangGraph
         self._plan: list[str] | None = None
@@ -118,7 +121,7 @@ class _Sitting:
         sitting = cls(request, view, saver)
         try:
             if request.save:
-                Threads(request.settings.home).save(replace(request.record, state="running"))
+                Threads(request.settings.home).save(sitting._begun())
         except CheckpointError as error:  # a full disk must not keep anybody from an answer
             sitting._notes.append(str(error))
             sitting._recorded = False
@@ -126,6 +129,11 @@ class _Sitting:
         if moved:
             view.note(f"The saved runs could not be read; they were moved to {moved}.", "yellow")
         return sitting
+
+    def _begun(self) -> RunRecord:
+        """The record while this sitting goes on."""
+        now = datetime.now(tz=UTC).isoformat(timespec="milliseconds")
+        return replace(self._request.record, state="running", sitting=now)
 
     async def go(self, ask_plan: AskPlan) -> Outcome:
         """Run to the end of this sitting."""
@@ -151,7 +159,8 @@ class _Sitting:
         search = _make_search(settings)
         self._graph = create_deep_research_graph(settings=settings, search=search, checkpointer=self._saver)
         if self._request.resume:
-            snapshot = await self._graph.aget_state(self._config)
+            snapshot = await self._graph.aget_state(self._config, subgraphs=True)
+            self._seconds_before += _seconds_of_killed_sitting(self._request.record, snapshot)
             if snapshot.values.get("report") and not snapshot.next:
                 return None
             begun = bool(snapshot.next)
@@ -263,7 +272,7 @@ class _Sitting:
         if self._graph is not None:
             values = (await self._graph.aget_state(self._config)).values
         record = self._request.record
-        seconds = record.seconds + time.monotonic() - self._started
+        seconds = self._seconds_before + time.monotonic() - self._started
         result = build_result({"question": record.question, **values}, thread=record.thread, seconds=seconds)
         failure = str(getattr(self._saver, "failure", ""))
         notes = [*self._notes, *([failure] if failure else [])]
@@ -276,6 +285,15 @@ class _Sitting:
             notes=notes,
             resumable=self._recorded and not failure,
         )
+
+
+def _seconds_of_killed_sitting(record: RunRecord, snapshot: Any) -> float:
+    """Seconds from the start of a sitting that was killed to its last checkpoint."""
+    states = [snapshot, *(task.state for task in snapshot.tasks if hasattr(task.state, "created_at"))]
+    saved = [datetime.fromisoformat(state.created_at) for state in states if state.created_at]
+    if not record.sitting or not saved:
+        return 0.0
+    return max(0.0, (max(saved) - datetime.fromisoformat(record.sitting)).total_seconds())
 
 
 def _planned(interrupts: object) -> list[str]:

@@ -461,6 +461,27 @@ def test_a_signal_stops_cleanly_and_resume_finishes(number: signal.Signals, tmp_
         assert server.roles()[len(before)] == "progress", "it goes on with the step that was cut off"
 
 
+def test_kill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    with FakeOpenAI(_holding) as server:
+        command = CommandLine(folder=tmp_path, small=server.url, large=server.url)
+        process = command.start("research", QUESTION, "--thread", "run-1")
+        server.wait_for(lambda: "progress" in server.roles())
+        process.kill()
+        process.communicate(timeout=60)
+        record = Threads(command.home).load("run-1")
+        assert (record.state, record.seconds) == ("stopped", 0.0)
+        before = server.roles()
+        server.release("progress")
+        done = command.run("research", "--resume", "run-1", "--json")
+        assert done.code == 0, done.everything
+        assert "1871" in done.result["report"]
+        assert server.roles().count("plan") == before.count("plan")
+        record = Threads(command.home).load("run-1")
+        assert (record.state, record.sitting) == ("finished", "")
+        took = float(re.findall(r"\[ *([\d.]+)s\]", done.stderr)[-1])
+        assert record.seconds > took, "the time before the kill counts"
+
+
 def test_run_can_be_driven_from_a_running_loop(server: FakeOpenAI, tmp_path: Path) -> None:
     """Without a main thread there are no signal handlers, and it still works."""
     from agentinfer_lg.cli.live import SilentView

@@ -419,12 +419,16 @@ async def test_the_certificate_is_checked_against_the_name_though_the_address_is
 
 async def test_no_more_pages_at_a_time_than_allowed(server: Server) -> None:
     running, most = 0, 0
+    full = asyncio.Event()
 
     async def page(send: Send) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        if running == 3:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0.02)  # a fourth would come in now
         running -= 1
         await send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
 

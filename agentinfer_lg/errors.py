@@ -24,8 +24,12 @@ __all__ = (
 )
 
 
-class AgentInferError(Exception):
-    """Base of all errors raised by agentinfer-lg."""
+class AgentInferError(RuntimeError):
+    """Base of all errors raised by agentinfer-lg.
+
+    A `RuntimeError`, because the LangGraph server shows Studio only the messages of Python's own kinds of errors; of any
+    other it says "An internal error occurred".
+    """
 
 
 class UserInputError(AgentInferError):

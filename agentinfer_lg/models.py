@@ -26,16 +26,30 @@ from agentinfer_lg.tokens import estimate_tokens
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ("ChatTier", "ContextOverflowError", "Guide", "Models", "Reply", "ToolCall", "Usage")
+__all__ = (
+    "ChatTier",
+    "ContextOverflowError",
+    "Guide",
+    "Models",
+    "OutOfTimeError",
+    "Reply",
+    "ToolCall",
+    "Usage",
+)
 
 ToolMode = Literal["native", "json"]
 
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _MIN_OUTPUT_TOKENS = 16
+_MAX_CHARS_PER_TOKEN = 20
 
 
 class ContextOverflowError(EndpointError):
     """The prompt does not fit into the context window of the model."""
+
+
+class OutOfTimeError(EndpointError):
+    """The seconds that the caller allowed are over; the endpoint may be fine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +156,20 @@ class ChatTier:
         Raises:
             EndpointError: The server cannot be reached or refuses the request.
             ContextOverflowError: The prompt does not fit.
+            OutOfTimeError: `timeout` is over.
         """
         client = await self._ready()
         max_tokens = self._fit(messages, max_tokens)
         options = self._options(hints, max_tokens, temperature, guide, tools, tool_choice)
         started = time.monotonic()
-        limit = min(timeout or self._endpoint.timeout, self._endpoint.timeout)
+        limit = self._endpoint.timeout if timeout is None else min(timeout, self._endpoint.timeout)
         try:
             async with asyncio.timeout(limit):
                 answer = await client.ainvoke(list(messages), **options)
         except TimeoutError:
+            if limit < self._endpoint.timeout:
+                msg = f"The time allowed was over before the {self.tier} model answered."
+                raise OutOfTimeError(msg) from None
             msg = f"The {self.tier} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
         except Exception as error:
@@ -171,7 +189,7 @@ class ChatTier:
                     timeout=timeout,
                 )
             return self._failed(error, time.monotonic() - started)
-        return self._reply(answer, messages, time.monotonic() - started)
+        return self._reply(answer, messages, max_tokens, time.monotonic() - started)
 
     async def _ready(self) -> BaseChatModel:
         """Return the chat model, made on first use (off the event loop: it reads certificates)."""
@@ -248,8 +266,11 @@ class ChatTier:
             return {"structured_outputs": {"regex": guide.regex}}
         return {}
 
-    def _reply(self, answer: BaseMessage, messages: Sequence[BaseMessage], seconds: float) -> Reply:
-        text = _THINKING.sub("", _text(answer)).strip()
+    def _reply(
+        self, answer: BaseMessage, messages: Sequence[BaseMessage], max_tokens: int, seconds: float
+    ) -> Reply:
+        # A server that ignores max_tokens must not flood the transcript.
+        text = _THINKING.sub("", _text(answer)[: max_tokens * _MAX_CHARS_PER_TOKEN]).strip()
         calls = tuple(
             ToolCall(name=call["name"], arguments=dict(call["args"]))
             for call in getattr(answer, "tool_calls", ())

@@ -87,11 +87,11 @@ _EN = Prompts(
     notes="Look up:\n{notes}",
     results="Results:\n{results}",
     no_results="Nothing was found.",
-    next_step="Next step:",
+    next_step="Question: {question}\nDo the results contain the answer? Then answer. If not, search for what is missing.",
     not_accepted="This answer is not accepted: {reason}",
-    read_answer="Passages:\n{passages}\n\nQuestion: {question}\nGive a short answer.",
+    read_answer="Passages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
     document_question="Document:\n{passages}\n\nQuestion: {question}\nAnswer in one or two sentences, only from the document.",
-    combine="Facts:\n{findings}\n\nPassages:\n{passages}\n\nQuestion: {question}\nGive a short answer.",
+    combine="Facts:\n{findings}\n\nPassages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
     report=(
         "Question: {question}\n\nFindings:\n{findings}\n\nSources:\n{passages}\n\nWrite a report that answers the question. "
         "Begin with the answer in one sentence, then the evidence. After each statement cite the number of its source, "
@@ -140,11 +140,11 @@ _ZH = Prompts(
     notes="需要查找：\n{notes}",
     results="结果：\n{results}",
     no_results="没有找到任何资料。",
-    next_step="下一步：",
+    next_step="问题：{question}\n结果里有答案吗？有就answer，没有就search缺少的内容。",
     not_accepted="这个答案不被接受：{reason}",
-    read_answer="资料：\n{passages}\n\n问题：{question}\n请给出简短的答案。",
+    read_answer="资料：\n{passages}\n\n问题：{question}\n用几个词回答。",
     document_question="文档：\n{passages}\n\n问题：{question}\n只根据文档，用一两句话回答。",
-    combine="事实：\n{findings}\n\n资料：\n{passages}\n\n问题：{question}\n请给出简短的答案。",
+    combine="事实：\n{findings}\n\n资料：\n{passages}\n\n问题：{question}\n用几个词回答。",
     report=(
         "问题：{question}\n\n发现：\n{findings}\n\n来源：\n{passages}\n\n写一份回答该问题的报告。先用一句话给出答案，再写证据。"
         "每个陈述后面标出来源编号，如[1]。只使用这些来源。"

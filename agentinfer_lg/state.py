@@ -57,6 +57,8 @@ class Source(TypedDict):
     title: str
     passages: list[str]
     """Texts of the document that a model has seen, in order, without duplicates."""
+    read: bool
+    """Whether it was read, or there is nothing in it beyond its passages."""
 
 
 class Finding(TypedDict):
@@ -165,7 +167,7 @@ def merge_sources(left: dict[str, Source], right: dict[str, Source]) -> dict[str
             merged[key] = source
             continue
         passages = known["passages"] + [p for p in source["passages"] if p not in known["passages"]]
-        merged[key] = {**known, "passages": passages}
+        merged[key] = {**known, "passages": passages, "read": known["read"] or source["read"]}
     return merged
 
 

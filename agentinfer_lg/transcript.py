@@ -47,19 +47,20 @@ def step_message(step: Step, *, message_id: str, raw: str | None) -> AIMessage:
 
 
 def write_transcript(
-    messages: Sequence[AnyMessage], *, mode: Literal["native", "json"], prompts: Prompts
+    messages: Sequence[AnyMessage], *, mode: Literal["native", "json"], prompts: Prompts, question: str
 ) -> list[BaseMessage]:
     """Return `messages` as the model is to see them.
 
     Args:
         mode: `native` keeps tool calls; `json` writes steps as JSON and results as user messages.
+        question: The task, repeated after results in the JSON form: a small model follows what it read last.
     """
     system = prompts.seeker_native if mode == "native" else prompts.seeker_json
     if mode == "native":
         # RAW must not reach the wire: the text of a step is then its thought, as a native model would have written it.
         body = [_without_raw(message) for message in messages]
         return [SystemMessage(system), *_with_pending_results(body)]
-    return [SystemMessage(system), *_as_json(messages, prompts)]
+    return [SystemMessage(system), *_as_json(messages, prompts.next_step.format(question=question))]
 
 
 def _without_raw(message: AnyMessage) -> AnyMessage:
@@ -83,7 +84,7 @@ def _with_pending_results(messages: Sequence[AnyMessage]) -> list[BaseMessage]:
     return result
 
 
-def _as_json(messages: Sequence[AnyMessage], prompts: Prompts) -> list[BaseMessage]:
+def _as_json(messages: Sequence[AnyMessage], next_step: str) -> list[BaseMessage]:
     result: list[BaseMessage] = []
     for message in messages:
         if isinstance(message, AIMessage):
@@ -92,10 +93,10 @@ def _as_json(messages: Sequence[AnyMessage], prompts: Prompts) -> list[BaseMessa
             text = str(message.content)
             if result and isinstance(result[-1], HumanMessage) and result[-1].name == "results":
                 # Chat templates of small models want user and assistant to alternate: one message for all results.
-                previous = str(result[-1].content).removesuffix(f"\n{prompts.next_step}")
+                previous = str(result[-1].content).removesuffix(f"\n{next_step}")
                 text = f"{previous}\n{text}"
                 result.pop()
-            result.append(HumanMessage(f"{text}\n{prompts.next_step}", name="results"))
+            result.append(HumanMessage(f"{text}\n{next_step}", name="results"))
         else:
             result.append(message)
     return [HumanMessage(m.content) if isinstance(m, HumanMessage) else m for m in result]

@@ -102,7 +102,8 @@ class _Tool:
                 if rank < len(hits):
                     hit = hits[rank]
                     ranked.setdefault(
-                        hit.uri, _source(hit.uri, hit.title, [hit.snippet] if hit.snippet else [])
+                        hit.uri,
+                        _source(hit.uri, hit.title, [hit.snippet] if hit.snippet else [], read=hit.complete),
                     )
         text = "" if ranked else self._prompts.no_results
         return Observation(call=call, text=text, sources=list(ranked.values()), ok=True, seconds=0.0)
@@ -125,7 +126,7 @@ class _Tool:
         )
         query = f"{self._state['task']['question']} {_last_thought(self._state)}"
         passages = await asyncio.to_thread(best_passages, document.text, query, tokens=tokens)
-        return _source(document.uri, document.title, passages)
+        return _source(document.uri, document.title, passages, read=True)
 
     async def _ask(self, call: PendingCall) -> Observation:
         question = call["arguments"]["question"]
@@ -142,7 +143,9 @@ class _Tool:
         )
         self.calls.append(called.record)
         # The passages were read by the reading call; only its answer enters the seeker's context.
-        source = _source(document.uri, document.title, [called.reply.text] if called.reply.text else [])
+        source = _source(
+            document.uri, document.title, [called.reply.text] if called.reply.text else [], read=False
+        )
         return Observation(call=call, text=called.reply.text, sources=[source], ok=True, seconds=0.0)
 
     async def _finish(self, call: PendingCall) -> Observation:
@@ -198,8 +201,8 @@ class _Tool:
         )
 
 
-def _source(uri: str, title: str, passages: list[str]) -> Source:
-    return Source(key=source_key(uri), uri=uri, title=title, passages=passages)
+def _source(uri: str, title: str, passages: list[str], *, read: bool) -> Source:
+    return Source(key=source_key(uri), uri=uri, title=title, passages=passages, read=read)
 
 
 def _failed(call: PendingCall, sentence: str) -> Observation:

@@ -13,7 +13,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.hints import AgentRole, SessionHints
-from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, Reply
+from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, OutOfTimeError, Reply
 from agentinfer_lg.protocol import TOOLS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -75,6 +75,7 @@ class Caller:
         Raises:
             EndpointError: No endpoint answers.
             ContextOverflowError: The prompt does not fit.
+            OutOfTimeError: `timeout` is over.
         """
         hints = SessionHints(
             session_id=session_name(self.run_id, self.agent),
@@ -90,7 +91,7 @@ class Caller:
         warning = ""
         try:
             reply = await self._once(model, messages, hints, max_tokens, guide, native_tools, timeout)
-        except ContextOverflowError:
+        except (ContextOverflowError, OutOfTimeError):
             raise
         except EndpointError as error:
             other = self.resources.models.tier("large" if tier == "small" else "small")

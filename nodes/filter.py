@@ -70,24 +70,27 @@ class _Board:
             else []
         )
         for source in observation["sources"]:
-            line = self._line(source)
+            line = self._line(source, observation_reads=observation["call"]["tool"] == "crawl")
             if line:
                 lines.append(line)
         return "\n".join(lines)
 
-    def _line(self, source: Source) -> str:
+    def _line(self, source: Source, *, observation_reads: bool) -> str:
         known = self._known.get(source["key"])
         fresh = [
             text for text in source["passages"] if known is None or not _contains(known["passages"], text)
         ]
         title = clip(source["title"], tokens=40)
         if known is not None and not fresh:
+            self.added = merge_sources(self.added, {source["key"]: {**source, "passages": []}})
             return f"[{self._number(source['key'])}] {title} (see above)"
         if self._left < _MIN_SHOWN_TOKENS:
             return ""
         text = clip(" ".join(fresh), tokens=self._left)
         self._left -= estimate_tokens(title) + estimate_tokens(text)
-        shown: Source = {**source, "passages": [text] if text else []}
+        whole = text == " ".join(fresh)
+        read = source["read"] and (whole or observation_reads)
+        shown: Source = {**source, "passages": [text] if text else [], "read": read}
         self._known = merge_sources(self._known, {source["key"]: shown})
         self.added = merge_sources(self.added, {source["key"]: shown})
         return f"[{self._number(source['key'])}] {title}: {text}"

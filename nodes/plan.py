@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import HumanMessage
@@ -10,8 +11,8 @@ from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
-from agentinfer_lg.models import Guide
-from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.models import Guide, OutOfTimeError
+from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -44,43 +45,53 @@ async def plan(state: ResearchState, runtime: Runtime[Context], *, resources: Re
     so none is made.
     """
     context = runtime.context or Context()
-    prompts = PROMPTS[state["language"]]
     step = state.get("plan_step", 0)
-    caller = Caller(resources=resources, context=context, run_id=state["run_id"], agent=AGENT, turn=step)
     last = step >= context.warmup_steps - 1
-    notes = "\n".join(state.get("plan_notes", []))
-    limit = context.max_seekers
-    called = await caller.call(
-        planner_tier(context),
-        [
-            HumanMessage(
-                _prompt(prompts, context, step, last).format(
-                    question=state["question"], notes=notes, limit=limit
-                )
-            )
-        ],
-        role="plan",
-        max_tokens=_STEP_TOKENS,
-        guide=Guide(schema=_schema(limit if limit > 1 else _MAX_STEPS)) if last else None,
-        timeout=context.max_seconds,
-    )
+    try:
+        called = await _call(state, context, resources, step, last=last)
+    except OutOfTimeError:
+        sentence = PROMPTS[state["language"]].out_of_seconds.format(agent=AGENT, limit=context.max_seconds)
+        return {"plan": _tasks([state["question"]]), "ran_out": [sentence]}
     update: dict[str, Any] = {"calls": [called.record], "plan_step": step + 1}
     if called.warning:
         update["ran_out"] = [called.warning]
     if not last:
         return update | {"plan_notes": [called.reply.text[:2000]]}
     questions = parse_questions(called.reply.text, question=state["question"])
-    if limit == 1:
+    if context.max_seekers == 1:
         # One seeker: what was listed are the facts it looks up one after the other.
-        steps = [question for question in questions if question != state["question"]]
-        update |= {"plan": [SubTask(id="seeker-1", question=state["question"])], "plan_notes": steps}
-    else:
-        update["plan"] = [
-            SubTask(id=f"seeker-{number}", question=question)
-            for number, question in enumerate(questions[:limit], start=1)
-        ]
+        update["plan_notes"] = [question for question in questions if question != state["question"]]
+        questions = [state["question"]]
+    update["plan"] = _tasks(questions[: context.max_seekers])
     emit("plan", AGENT, plan=[task["question"] for task in update["plan"]])
     return update
+
+
+async def _call(
+    state: ResearchState, context: Context, resources: Resources, step: int, *, last: bool
+) -> Called:
+    prompts = PROMPTS[state["language"]]
+    prompt = _prompt(prompts, context, step, last).format(
+        question=state["question"], notes="\n".join(state.get("plan_notes", [])), limit=context.max_seekers
+    )
+    limit = context.max_seekers if context.max_seekers > 1 else _MAX_STEPS
+    seconds = context.max_seconds - sum(call["seconds"] for call in state.get("calls", []))
+    caller = Caller(resources=resources, context=context, run_id=state["run_id"], agent=AGENT, turn=step)
+    return await caller.call(
+        planner_tier(context),
+        [HumanMessage(prompt)],
+        role="plan",
+        max_tokens=_STEP_TOKENS,
+        guide=Guide(schema=_schema(limit)) if last else None,
+        timeout=max(0.0, seconds),
+    )
+
+
+def _tasks(questions: Sequence[str]) -> list[SubTask]:
+    return [
+        SubTask(id=f"seeker-{number}", question=question)
+        for number, question in enumerate(questions, start=1)
+    ]
 
 
 def parse_questions(text: str, *, question: str) -> list[str]:

@@ -45,7 +45,12 @@ async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: 
         agent=state["task"]["id"],
         turn=state.get("turn", 0),
     )
-    transcript = write_transcript(state["messages"], mode=mode, prompts=PROMPTS[state["language"]])
+    transcript = write_transcript(
+        state["messages"],
+        mode=mode,
+        prompts=PROMPTS[state["language"]],
+        question=state["task"]["question"],
+    )
     try:
         called = await caller.call(
             tier,

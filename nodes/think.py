@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, Reply
+from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, OutOfTimeError, Reply
 from agentinfer_lg.nodes.budget import seconds_spent
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.prompts import PROMPTS, Prompts
@@ -19,7 +18,7 @@ from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
 from agentinfer_lg.transcript import step_message, write_transcript
 
-__all__ = ("last_think", "think", "unread_numbers")
+__all__ = ("last_think", "think")
 
 
 async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -40,6 +39,8 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
         called, mode = await _call(state, context, caller, model, mode, prompts)
     except ContextOverflowError:
         return _stop(prompts.out_of_context.format(agent=agent, tier=tier))
+    except OutOfTimeError:
+        return _stop(prompts.out_of_seconds.format(agent=agent, limit=context.max_seconds))
     except EndpointError as error:
         return _stop(str(error))
     step = _read(called.reply, mode)
@@ -62,17 +63,6 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     return update
 
 
-def unread_numbers(messages: Sequence[AnyMessage], known: int) -> list[int]:
-    """Return the numbers of sources that no step has read yet."""
-    read: set[int] = set()
-    for message in messages:
-        if isinstance(message, AIMessage):
-            for call in message.tool_calls:
-                if call["name"] == "crawl":
-                    read.update(call["args"].get("sources", []))
-    return [number for number in range(1, known + 1) if number not in read]
-
-
 def last_think(calls: Sequence[CallRecord]) -> CallRecord | None:
     """Return the latest Think call."""
     return next((call for call in reversed(calls) if call["role"] == "think"), None)
@@ -88,25 +78,27 @@ async def _call(
 ) -> tuple[Called, Literal["native", "json"]]:
     calls = state.get("calls", [])
     left = state["budget"]["seconds"] - seconds_spent(calls, state.get("tools", []))
-    known = len(state.get("numbers", []))
-    unread = unread_numbers(state["messages"], known)
+    numbers, sources = state.get("numbers", []), state.get("sources", {})
+    unread = [number for number, key in enumerate(numbers, start=1) if not sources[key]["read"]]
 
     async def attempt(mode: Literal["native", "json"]) -> Called:
         return await caller.call(
             model.tier,
-            write_transcript(state["messages"], mode=mode, prompts=prompts),
+            write_transcript(
+                state["messages"], mode=mode, prompts=prompts, question=state["task"]["question"]
+            ),
             role="think",
             max_tokens=context.max_thought_tokens,
-            guide=Guide(schema=action_schema(known=known, unread=unread)) if mode == "json" else None,
+            guide=Guide(schema=action_schema(known=len(numbers), unread=unread)) if mode == "json" else None,
             native_tools="auto" if mode == "native" else None,
             tool_seconds=0.0,  # the Progress Check follows at once
-            timeout=max(1.0, left),
+            timeout=max(0.0, left),
             previous=last_think(calls),
         )
 
     try:
         return await attempt(mode), mode
-    except ContextOverflowError:
+    except (ContextOverflowError, OutOfTimeError):
         raise
     except EndpointError as error:
         if mode == "json" or "refused the request" not in str(error):

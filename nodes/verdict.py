@@ -18,16 +18,16 @@ PROGRESS_PROMPT: dict[Literal["en", "zh"], str] = {
     "en": (
         "Judge your last step. Does it bring new and relevant progress toward answering the question, "
         "or does it only repeat earlier work or drift away? "
-        "Write this block and nothing else, TRUE for progress, FALSE for none:\n"
-        "===PROGRESS===\n<reason>10-20 words</reason> <value>TRUE|FALSE</value>\n===END_PROGRESS==="
+        "Give the reason in 10 to 20 words, then TRUE for progress or FALSE for none, in this block and nothing else:\n"
+        "===PROGRESS===\n<reason>...</reason> <value>...</value>\n===END_PROGRESS==="
     ),
     "zh": (
         "请评判你的上一步：它为回答问题带来了新的、相关的进展，还是只在重复或偏离？"
-        "只写下面这个区块，有进展写 TRUE，没有写 FALSE，理由用中文：\n"
-        "===PROGRESS===\n<reason>10-20个词</reason> <value>TRUE|FALSE</value>\n===END_PROGRESS==="
+        "先用10到20个中文词写理由，有进展再写 TRUE，没有写 FALSE。只写下面这个区块：\n"
+        "===PROGRESS===\n<reason>...</reason> <value>...</value>\n===END_PROGRESS==="
     ),
 }
-"""Instruction of the check, by language. The template holds both values, so copying it decides nothing."""
+"""Instruction of the check, by language. The template holds no value, so copying it decides nothing."""
 
 PROGRESS_REGEX = (
     r"===PROGRESS===\n<reason>[^<\n]{10,160}</reason> <value>(TRUE|FALSE)</value>\n===END_PROGRESS==="

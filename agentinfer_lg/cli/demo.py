@@ -132,16 +132,10 @@ def _research(server: Server, question: str, folder: Path, arguments: list[str])
     variables = {
         f"AGENTINFER_{t}__{name}": value for t in ("SMALL", "LARGE") for name, value in endpoint.items()
     }
-    # Nothing is saved: the engine that a resumed run would need is gone by then.
-    command = [
-        sys.executable,
-        "-m",
-        "agentinfer_lg.cli",
-        "research",
-        "--no-checkpoint",
-        "--docs",
-        str(folder),
-    ]
+    # Nothing is saved: the engine that a resumed run would need is gone by then. Few turns: given more, so small
+    # a model repeats itself.
+    options = ["--no-checkpoint", "--max-turns", "4", "--docs", str(folder)]
+    command = [sys.executable, "-m", "agentinfer_lg.cli", "research", *options]
     process = subprocess.Popen([*command, *arguments, "--", question], env={**os.environ, **variables})
     try:
         return _wait_for(process)

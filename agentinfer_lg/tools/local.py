@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agentinfer_lg.errors import AgentInferError, ToolError, UserInputError
-from agentinfer_lg.text import clip, content_terms, sentence_spans, terms, word_runs
+from agentinfer_lg.text import clip, content_terms, detect_language, sentence_spans, terms, word_runs
 from agentinfer_lg.tools.formats import clean_text, decode_text, html_text, markdown_title, pdf_text
 from agentinfer_lg.tools.passages import passage_spans
 from agentinfer_lg.tools.search import Document, SearchHit
@@ -36,7 +36,8 @@ _MAX_FILE_BYTES = 50_000_000
 _MAX_QUERY_TERMS = 64
 """FTS5 limits the depth of an expression; a longer query adds nothing to the ranking."""
 _MAX_QUERY_CHARACTERS = 20_000
-_SNIPPET_CHARACTERS = 400
+_SNIPPET_CHARACTERS = {"en": 1000, "zh": 400}
+"""About as many tokens in both languages; a whole passage mostly, since what a snippet cuts off is often the answer."""
 _RESCAN_SECONDS = 30.0
 _TITLE_WEIGHT = 2.0
 _SCHEMA_VERSION = "1"
@@ -398,37 +399,48 @@ def _search(connection: sqlite3.Connection, query: str, limit: int) -> list[Sear
     if not expression or not limit:
         return []
     rows = connection.execute(
-        "SELECT d.id, d.uri, d.title, p.text, -bm25(passage_index, ?, 1.0) AS score FROM passage_index"
+        "SELECT d.id, d.uri, d.title, p.text,"
+        " (SELECT count(*) FROM passages WHERE document = d.id), -bm25(passage_index, ?, 1.0) AS score FROM passage_index"
         " JOIN passages p ON p.id = passage_index.rowid JOIN documents d ON d.id = p.document"
         " WHERE passage_index MATCH ? ORDER BY score DESC, p.id",
         (_TITLE_WEIGHT, expression),
     )
     hits: dict[int, SearchHit] = {}
     wanted = content_terms(query[:_MAX_QUERY_CHARACTERS])
-    for key, uri, title, text, score in rows:
+    for key, uri, title, text, count, score in rows:
         if key not in hits:
-            hits[key] = SearchHit(uri=uri, title=title, snippet=_snippet(text, wanted), score=score)
+            snippet, whole = _snippet(title, text, wanted)
+            hits[key] = SearchHit(
+                uri=uri, title=title, snippet=snippet, score=score, complete=whole and count == 1
+            )
             if len(hits) == limit:
                 break
     rows.close()
     return list(hits.values())
 
 
-def _snippet(text: str, wanted: set[str]) -> str:
-    """The run of whole sentences of `text`, up to 400 characters, that has most of the terms `wanted`."""
+def _snippet(title: str, text: str, wanted: set[str]) -> tuple[str, bool]:
+    """The run of whole sentences of `text` that has most of the terms `wanted`, and whether that is all of it.
+
+    A heading that only repeats the title is left out.
+    """
+    text = " ".join(text.split()).removeprefix("#").lstrip("# ").removeprefix(title).strip()
+    limit = _SNIPPET_CHARACTERS[detect_language(text)]
+    if len(text) <= limit:
+        return text, True
     spans = sentence_spans(text)
     found = [wanted.intersection(terms(text[start:end])) for start, end in spans]
     best, best_score, first = (0, 0), -1, 0
     for last, (_, end) in enumerate(spans):
-        while first < last and end - spans[first][0] > _SNIPPET_CHARACTERS:
+        while first < last and end - spans[first][0] > limit:
             first += 1
         score = len(set().union(*found[first : last + 1]))
         if score > best_score or (score == best_score and first == best[0]):
             best, best_score = (first, last), score
-    snippet = " ".join(text[spans[best[0]][0] : spans[best[1]][1]].split()) if spans else ""
-    if len(snippet) > _SNIPPET_CHARACTERS:  # one long sentence
-        snippet = clip(snippet[: 2 * _SNIPPET_CHARACTERS], tokens=_SNIPPET_CHARACTERS // 4)
-    return snippet
+    snippet = text[spans[best[0]][0] : spans[best[1]][1]].strip() if spans else ""
+    if len(snippet) > limit:  # one long sentence
+        snippet = clip(snippet[: 2 * limit], tokens=limit // 4)
+    return snippet, False
 
 
 def _fetch(connection: sqlite3.Connection, uri: str, max_bytes: int) -> Document | None:

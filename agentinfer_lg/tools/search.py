@@ -18,6 +18,8 @@ class SearchHit:
     title: str
     snippet: str
     """The part of the document that answers the query best."""
+    complete: bool = False
+    """Whether the snippet is the whole document, so that reading it would bring nothing more."""
     score: float = 0.0
     """Higher is better; comparable only within the results of one query."""
 

@@ -210,6 +210,6 @@ def test_a_megabyte_is_read_in_linear_time(piece: str) -> None:
 @pytest.mark.parametrize("prompt", PROGRESS_PROMPT.values())
 def test_the_prompt_is_short_and_decides_nothing(prompt: str) -> None:
     assert len(prompt) < 400
-    assert "<value>TRUE|FALSE</value>" in prompt
+    assert "<value>...</value>" in prompt
     assert prompt.count("TRUE") == prompt.count("FALSE")
     assert prompt.index("===PROGRESS===") < prompt.index("===END_PROGRESS===")

@@ -1,0 +1,1 @@
+"""Benchmarks: questions with known answers, and the documents they are asked about."""

@@ -169,6 +169,23 @@ class TestDemo:
         assert fake_engine == ["started", "stopped"]
 
 
+class TestRealDemo:
+    def test_answers_the_default_question_from_the_documents(self, demo_model_folder: Path) -> None:
+        process = subprocess.run(
+            [sys.executable, "-m", "agentinfer_lg.cli", "demo"],
+            capture_output=True,
+            text=True,
+            timeout=800,
+            check=False,
+        )
+        questions = json.loads((EXAMPLES / "questions.json").read_text(encoding="utf-8"))
+        asked = next(entry for entry in questions if entry.get("default"))
+        assert process.returncode in (0, 4), process.stderr[-2000:]
+        assert asked["accept"][0] in process.stdout
+        assert asked["supporting"][0] in process.stdout
+        assert "Stopping the engine" in process.stderr
+
+
 class TestExamples:
     def test_every_question_names_documents_that_are_there(self) -> None:
         questions = json.loads((EXAMPLES / "questions.json").read_text(encoding="utf-8"))

@@ -142,5 +142,5 @@ def command_line(
 
 
 def flags(**knobs: object) -> Sequence[str]:
-    """Write `max_turns=3` as `--max-turns 3`."""
-    return [part for name, value in knobs.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    """Write `max_turns=3` as `--set max_turns=3`."""
+    return [part for name, value in knobs.items() for part in ("--set", f"{name}={value}")]

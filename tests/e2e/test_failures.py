@@ -197,8 +197,11 @@ GARBAGE: dict[str, Callable[[], Reply]] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["auto", "json"])
-@pytest.mark.parametrize("kind", list(GARBAGE))
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [(kind, "auto") for kind in GARBAGE]
+    + [(kind, "json") for kind in ("random text", "empty", "half an object", "a megabyte")],
+)
 def test_a_model_that_answers_garbage(folder: Path, kind: str, mode: str) -> None:
     modes = {f"AGENTINFER_{tier}__TOOL_CALLING": mode for tier in ("SMALL", "LARGE")}
     with FakeOpenAI(lambda request, index: GARBAGE[kind]()) as server:

@@ -356,6 +356,31 @@ async def test_an_empty_question_is_a_clear_error(client: LangGraphClient) -> No
     assert "question is empty" in errors[0]
 
 
+def test_the_example_drives_it(studio: Studio) -> None:
+    question, other = "When was Heron Point Light lit?", "When was Curlew Rock Light lit?"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "examples" / "drive_studio.py"),
+            question,
+            "--url",
+            studio.url,
+            "--fork",
+            other,
+        ],
+        cwd=studio.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, _, forked = done.stdout.partition("1871")
+    assert "The plan:" in first
+    assert "seeker-1" in first
+    assert "1904" in forked
+
+
 def test_nothing_blocked(studio: Studio) -> None:
     log = studio.log.read_text()
     assert "BlockingError" not in log

@@ -142,7 +142,7 @@ async def _approve(state: ResearchState, runtime: Runtime[Context]) -> Command[L
     context = as_context(runtime.context)
     tasks = state["plan"]
     if context.plan_approval:
-        tasks = _approved(interrupt({"question": state["question"], "plan": tasks}), tasks)
+        tasks = _ask(state["question"], tasks)
     if not tasks:
         sentence = PROMPTS[state["language"]].plan_refused
         return Command(
@@ -153,6 +153,20 @@ async def _approve(state: ResearchState, runtime: Runtime[Context]) -> Command[L
         goto=[Send("seeker", _seeker(state, context, task, len(tasks))) for task in tasks],
         update={"plan": tasks},
     )
+
+
+def _ask(question: str, tasks: list[SubTask]) -> list[SubTask]:
+    """Interrupt until the plan gets an answer that can be read; `error` then says what was wrong with the last one.
+
+    Raising instead would keep the thread from ever going on, since LangGraph replays the answers given so far.
+    """
+    request: dict[str, object] = {"question": question, "plan": tasks}
+    while True:
+        answer = interrupt(request)
+        try:
+            return _approved(answer, tasks)
+        except UserInputError as error:
+            request = {"question": question, "plan": tasks, "error": str(error)}
 
 
 def _approved(answer: object, tasks: list[SubTask]) -> list[SubTask]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agentinfer_lg.cli.failures import ExitCode, exit_code, sentence
 from agentinfer_lg.cli.live import View
 from agentinfer_lg.context import Context
-from agentinfer_lg.errors import CheckpointError, EndpointError
+from agentinfer_lg.errors import CheckpointError, EndpointError, UserInputError
 from agentinfer_lg.result import Result, build_result
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 from agentinfer_lg.threads import RunRecord, RunState, Threads
@@ -217,8 +217,9 @@ class _Sitting:
     async def _stream(self, graph_input: object, ask_plan: AskPlan) -> None:
         from langgraph.types import Command
 
+        answered = False
         while True:
-            plan = await self._stream_once(graph_input)
+            plan = await self._stream_once(graph_input, answered=answered)
             if plan is None:
                 return
             self._view.pause()
@@ -228,13 +229,21 @@ class _Sitting:
             if answer is None:
                 self._plan = plan
                 return
-            self._refused = answer is False
+            self._refused, answered = answer is False, True
             graph_input = Command(
                 resume={"plan": answer} if isinstance(answer, list) else {"approve": answer}
             )
 
-    async def _stream_once(self, graph_input: object) -> list[str] | None:
-        """Stream until the end or an interrupt; returns the plan that the interrupt asks about."""
+    async def _stream_once(self, graph_input: object, *, answered: bool) -> list[str] | None:
+        """Stream until the end or an interrupt; returns the plan that the interrupt asks about.
+
+        Args:
+            graph_input: What to run with.
+            answered: It is an answer about a plan; one that is not understood must not be given again and again.
+
+        Raises:
+            UserInputError: The answer cannot be used.
+        """
         self._view.status("researching")
         plan: list[str] | None = None
         stream = self._graph.astream(
@@ -249,7 +258,9 @@ class _Sitting:
             if mode == "custom" and isinstance(chunk, Mapping):
                 self._view.event(chunk)
             elif mode == "updates" and "__interrupt__" in chunk:
-                plan = _planned(chunk["__interrupt__"])
+                plan, objection = _planned(chunk["__interrupt__"])
+                if objection and answered:
+                    raise UserInputError(objection)
         return plan
 
     async def _failed(self, error: Exception) -> Outcome:
@@ -296,13 +307,16 @@ def _seconds_of_killed_sitting(record: RunRecord, snapshot: Any) -> float:
     return max(0.0, (max(saved) - datetime.fromisoformat(record.sitting)).total_seconds())
 
 
-def _planned(interrupts: object) -> list[str]:
-    """Sub-questions of the plan that an interrupt carries."""
+def _planned(interrupts: object) -> tuple[list[str], str]:
+    """Sub-questions of the plan that an interrupt carries, and what it says was wrong with the last answer."""
     value = (
         getattr(next(iter(interrupts), None), "value", None) if isinstance(interrupts, tuple | list) else None
     )
-    tasks = value.get("plan", []) if isinstance(value, Mapping) else []
-    return [str(task["question"]) if isinstance(task, Mapping) else str(task) for task in tasks]
+    if not isinstance(value, Mapping):
+        return [], ""
+    tasks = value.get("plan", [])
+    questions = [str(task["question"]) if isinstance(task, Mapping) else str(task) for task in tasks]
+    return questions, str(value.get("error", ""))
 
 
 def _tiers(context: Context) -> tuple[Tier, ...]:

@@ -412,3 +412,18 @@ def test_prompts_only_grow(folder: Path) -> None:
         assert longer.startswith(shorter)
     assert json.dumps(done.result["usage"])
     assert done.result["usage"]["small"]["cached_tokens"] > 0
+
+
+def test_a_plan_file_that_cannot_be_used(folder: Path) -> None:
+    plan = folder / "plan.txt"
+    plan.write_text("Why? " * 10_000)
+    with FakeOpenAI() as server:
+        line = command_line(folder, server)
+        done = line.run("research", "--json", "--thread", "planned", "--plan", str(plan), QUESTION)
+        assert done.code == USAGE
+        assert "characters" in done.everything
+        assert not done.has_traceback()
+        plan.write_text(QUESTION)
+        done = line.run("research", "--json", "--resume", "planned", "--plan", str(plan))
+    assert done.code == COMPLETE, done.everything
+    assert "1871" in done.result["report"]

@@ -263,6 +263,19 @@ async def test_a_plan_is_turned_down(client: LangGraphClient, studio: Studio) ->
     assert (await client.threads.get(thread))["status"] == "idle"
 
 
+async def test_an_answer_that_makes_no_sense_can_be_given_again(client: LangGraphClient) -> None:
+    thread = await new_thread(client)
+    knobs = {"plan_approval": True}
+    await run(client, thread, "When was Heron Point Light lit?", context=knobs)
+    for answer in ("perhaps", {"plan": []}, {"plan": [""]}):
+        await run(client, thread, "", command={"resume": answer}, context=knobs)
+        (asked,) = await interrupts(client, thread)
+        assert asked["plan"], "it is asked again"
+        assert "Answer the plan with" in asked["error"] or "question is empty" in asked["error"]
+    values = await run(client, thread, "", command={"resume": {"approve": True}}, context=knobs)
+    assert "1871" in values["report"]
+
+
 async def test_a_run_is_cancelled(client: LangGraphClient, studio: Studio) -> None:
     thread = await new_thread(client)
     started = await client.runs.create(

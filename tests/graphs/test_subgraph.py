@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -253,7 +252,8 @@ async def test_no_question(settings: Settings) -> None:
         await graph.ainvoke({"question": " "})
 
 
-def test_the_example_runs(settings: Settings, endpoint: FakeOpenAI, tmp_path: Path) -> None:
+def run_script(script: str, *arguments: str, endpoint: FakeOpenAI, settings: Settings) -> str:
+    """Run a Python file or text as a user would, and return what it prints."""
     kept = {k: v for k, v in os.environ.items() if not re.match(r"AGENTINFER_|TAVILY_|LANGSMITH_|OPENAI_", k)}
     environment = kept | {
         "PYTHONPATH": str(ROOT),
@@ -261,9 +261,10 @@ def test_the_example_runs(settings: Settings, endpoint: FakeOpenAI, tmp_path: Pa
         "AGENTINFER_DOCS": str(settings.docs),
         "AGENTINFER_HOME": str(settings.home),
     }
+    assert settings.docs is not None
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "embed_subgraph.py"), QUESTION],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        cwd=settings.docs.parent,
         env=environment,
         capture_output=True,
         text=True,
@@ -271,6 +272,26 @@ def test_the_example_runs(settings: Settings, endpoint: FakeOpenAI, tmp_path: Pa
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1871" in done.stdout
-    assert "seeker-1" in done.stdout
-    assert json.dumps(QUESTION)[1:-1] in done.stdout
+    return done.stdout
+
+
+def test_the_example_runs(settings: Settings, endpoint: FakeOpenAI) -> None:
+    script = (ROOT / "examples" / "embed_subgraph.py").read_text()
+    printed = run_script(script, QUESTION, endpoint=endpoint, settings=settings)
+    assert "The plan:" in printed
+    assert "seeker-1" in printed
+    assert f"Ticket 1: {QUESTION}" in printed
+    assert "1871" in printed
+
+
+PAGE = (ROOT / "docs" / "library.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_examples_of_the_library_page_run(settings: Settings, number: int) -> None:
+    models = re.findall(r'model="([^"]+)"', PAGE)
+    with FakeOpenAI(models=models) as endpoint:
+        script = re.sub(r"http://127.0.0.1:800\d/v1", endpoint.url, BLOCKS[number])
+        printed = run_script(script, endpoint=endpoint, settings=settings)
+    assert "1871" in printed

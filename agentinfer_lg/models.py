@@ -19,8 +19,9 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.probe import EndpointProfile, probe_endpoint
+from agentinfer_lg.probe import EndpointProfile, probe_endpoint, public_url
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
+from agentinfer_lg.text import well_formed
 from agentinfer_lg.tokens import estimate_tokens
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = (
     "Guide",
     "Models",
     "OutOfTimeError",
+    "RefusedRequestError",
     "Reply",
     "ToolCall",
     "Usage",
@@ -46,6 +48,10 @@ _MAX_CHARS_PER_TOKEN = 20
 
 class ContextOverflowError(EndpointError):
     """The prompt does not fit into the context window of the model."""
+
+
+class RefusedRequestError(EndpointError):
+    """The server is there and does not take this request: a field that it does not know, a feature that is off."""
 
 
 class OutOfTimeError(EndpointError):
@@ -129,6 +135,8 @@ class ChatTier:
     @property
     def same_place(self) -> tuple[str, str]:
         """Identity of the endpoint, to see whether two tiers share one."""
+        if self._given is not None:
+            return f"given:{id(self._given)}", ""
         return self._endpoint.base_url, self._endpoint.model
 
     async def call(
@@ -155,12 +163,14 @@ class ChatTier:
 
         Raises:
             EndpointError: The server cannot be reached or refuses the request.
+            RefusedRequestError: The server does not take a request like this one.
             ContextOverflowError: The prompt does not fit.
             OutOfTimeError: `timeout` is over.
         """
         client = await self._ready()
         max_tokens = self._fit(messages, max_tokens)
-        options = self._options(hints, max_tokens, temperature, guide, tools, tool_choice)
+        guided = guide is not None and self._guides
+        options = self._options(hints, max_tokens, temperature, guide if guided else None, tools, tool_choice)
         started = time.monotonic()
         limit = self._endpoint.timeout if timeout is None else min(timeout, self._endpoint.timeout)
         try:
@@ -173,11 +183,7 @@ class ChatTier:
             msg = f"The {self.tier} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
         except Exception as error:
-            if (
-                guide is not None
-                and self._guides
-                and _rejects(error, "structured_outputs", "response_format", "guided")
-            ):
+            if guided and _rejects(error, "structured_outputs", "response_format", "guided"):
                 self._guides = False
                 return await self.call(
                     messages,
@@ -201,7 +207,7 @@ class ChatTier:
 
     @property
     def _where(self) -> str:
-        return self._endpoint.base_url or type(self._given).__name__
+        return type(self._given).__name__ if self._given is not None else public_url(self._endpoint.base_url)
 
     @property
     def _is_vllm(self) -> bool:
@@ -249,7 +255,7 @@ class ChatTier:
             options["max_tokens"] = max_tokens
         else:
             body["max_tokens"] = max_tokens
-        if guide is not None and self._guides:
+        if guide is not None:
             body.update(self._constraint(guide))
         if self._sends_hints():
             body["vllm_xargs"] = hints.to_xargs()
@@ -270,7 +276,7 @@ class ChatTier:
         self, answer: BaseMessage, messages: Sequence[BaseMessage], max_tokens: int, seconds: float
     ) -> Reply:
         # A server that ignores max_tokens must not flood the transcript.
-        text = _THINKING.sub("", _text(answer)[: max_tokens * _MAX_CHARS_PER_TOKEN]).strip()
+        text = _THINKING.sub("", well_formed(_text(answer)[: max_tokens * _MAX_CHARS_PER_TOKEN])).strip()
         calls = tuple(
             ToolCall(name=call["name"], arguments=dict(call["args"]))
             for call in getattr(answer, "tool_calls", ())
@@ -295,10 +301,16 @@ class ChatTier:
             if self._given is not None and not isinstance(
                 error, TypeError | KeyError | ValueError | IndexError
             ):
-                msg = f"The {self.tier} model ({self._where}) failed: {type(error).__name__}: {error}"
+                msg = f"The {self.tier} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
                 raise EndpointError(msg) from error
             return Reply(seconds=seconds, unreadable=f"{type(error).__name__} while reading the answer")
-        raise _as_endpoint_error(error, self.tier, self._where) from error
+        status = getattr(error, "status_code", None)
+        raise _as_endpoint_error(status, self._safe(str(error)), self.tier, self._where) from None
+
+    def _safe(self, text: str) -> str:
+        """Return the text of an error without the key, which some servers repeat."""
+        key = self._endpoint.api_key.get_secret_value()
+        return text.replace(key, "***") if key else text
 
 
 class Models:
@@ -373,15 +385,15 @@ def _rejects(error: Exception, *fields: str) -> bool:
     )
 
 
-def _as_endpoint_error(error: Exception, tier: Tier, where: str) -> EndpointError:
-    status = getattr(error, "status_code", None)
-    text = str(error)
+def _as_endpoint_error(status: int | None, text: str, tier: Tier, where: str) -> EndpointError:
     if status == 400 and re.search(
         r"context length|context_length|maximum.{0,40}tokens|too long", text, re.I
     ):
         return ContextOverflowError(f"The context of the {tier} model at {where} is full.")
+    # llama.cpp without a chat template for tools says 500.
+    if status in (400, 422, 501) or (status == 500 and "tool" in text.lower()):
+        return RefusedRequestError(f"The {tier} model at {where} refused the request: {text[:300]}")
     reasons = {
-        400: f"refused the request: {text[:300]}",
         401: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to a valid one.",
         403: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to one that may use this model.",
         404: f"does not serve this model. Set AGENTINFER_{tier.upper()}__MODEL to one that it lists.",

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentinfer_lg.text import well_formed
+
 __all__ = (
     "MAX_QUERIES",
     "TOOLS",
@@ -206,7 +208,7 @@ def _repair(text: str) -> dict[str, Any] | None:
 def _clean(value: object, *, limit: int = _MAX_TEXT) -> str:
     if not isinstance(value, str):
         return ""
-    return " ".join(value.split())[:limit]
+    return well_formed(" ".join(value.split())[:limit])
 
 
 def _strings(value: object) -> list[str]:

@@ -9,7 +9,16 @@ from typing import Literal
 
 from agentinfer_lg.tokens import estimate_tokens
 
-__all__ = ("clip", "content_terms", "detect_language", "sentence_spans", "sentences", "terms", "word_runs")
+__all__ = (
+    "clip",
+    "content_terms",
+    "detect_language",
+    "sentence_spans",
+    "sentences",
+    "terms",
+    "well_formed",
+    "word_runs",
+)
 
 Language = Literal["en", "zh"]
 
@@ -61,6 +70,11 @@ _SENTENCE_END = re.compile(
     r"|(?P<blank>\n[ \t]*+\n\s*+)"
 )
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
+
+
+def well_formed(text: str) -> str:
+    """Replace halves of surrogate pairs by `?`: JSON can spell them, but no server and no checkpoint takes them."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def detect_language(text: str) -> Language:

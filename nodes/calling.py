@@ -13,7 +13,14 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.hints import AgentRole, SessionHints
-from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, OutOfTimeError, Reply
+from agentinfer_lg.models import (
+    ChatTier,
+    ContextOverflowError,
+    Guide,
+    OutOfTimeError,
+    RefusedRequestError,
+    Reply,
+)
 from agentinfer_lg.protocol import TOOLS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -74,6 +81,7 @@ class Caller:
 
         Raises:
             EndpointError: No endpoint answers.
+            RefusedRequestError: The server does not take requests with tools.
             ContextOverflowError: The prompt does not fit.
             OutOfTimeError: `timeout` is over.
         """
@@ -95,7 +103,9 @@ class Caller:
             raise
         except EndpointError as error:
             other = self.resources.models.tier("large" if tier == "small" else "small")
-            if not fallback or other.same_place == model.same_place:
+            # A server that refuses tools is not lost: the caller asks it again without them.
+            without_tools = native_tools is not None and isinstance(error, RefusedRequestError)
+            if not fallback or without_tools or other.same_place == model.same_place:
                 raise
             warning = f"{error} The {other.tier} model goes on instead."
             emit("warning", self.agent, turn=self.turn, text=warning)

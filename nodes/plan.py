@@ -17,7 +17,7 @@ from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import ResearchState, SubTask
-from agentinfer_lg.text import content_terms
+from agentinfer_lg.text import content_terms, well_formed
 
 __all__ = ("AGENT", "large_planner_steps", "parse_questions", "plan", "planner_tier")
 
@@ -135,4 +135,4 @@ def _listed(text: str) -> list[str]:
         items = [
             line.strip(" -*\t0123456789.)、") for line in text.splitlines() if "?" in line or "？" in line
         ]
-    return [" ".join(item.split())[:500] for item in items if item.strip()][:8]
+    return [well_formed(" ".join(item.split())[:500]) for item in items if item.strip()][:8]

@@ -27,13 +27,14 @@ _ANSWER_TOKENS = 80
 _DOCUMENT_TOKENS = 160
 
 _UNKNOWN = re.compile(
-    r"\b(?:unknown|cannot (?:be )?(?:determine|find|answer|provide)\w*|can't (?:determine|find|answer)|unable to|"
+    r"\b(?:(?<!the )unknown(?! (?-i:[A-Z][a-z]))|cannot (?:be )?(?:determine|find|answer|provide)\w*|can't (?:determine|find|answer)|unable to|"
     r"(?:do|does|did|is|are|was|were) ?n[o']t (?:\w+ ){0,3}?(?:mention|state|specif|provid|contain|say|giv|includ|indicat|found|"
     r"available|know|enough)\w*|no (?:information|mention|answer|evidence)|not (?:explicitly |directly )?"
     r"(?:mentioned|stated|specified|provided|given|found|available|known|enough))\b"
     r"|未知|不知道|无法(?:确定|回答|得知)|没有(?:提到|提及|说明|信息|答案)|未(?:提及|提到|说明|找到)",
     re.IGNORECASE,
 )
+"""A name such as "Unknown Pleasures" or "the Unknown" is an answer."""
 _YES_OR_NO = re.compile(r"\s*(?:yes|no|是|否|是的|不是)\b[\s.,!。，！]*", re.IGNORECASE)
 
 

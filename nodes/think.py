@@ -9,7 +9,14 @@ from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.models import ChatTier, ContextOverflowError, Guide, OutOfTimeError, Reply
+from agentinfer_lg.models import (
+    ChatTier,
+    ContextOverflowError,
+    Guide,
+    OutOfTimeError,
+    RefusedRequestError,
+    Reply,
+)
 from agentinfer_lg.nodes.budget import seconds_spent
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.prompts import PROMPTS, Prompts
@@ -98,10 +105,8 @@ async def _call(
 
     try:
         return await attempt(mode), mode
-    except (ContextOverflowError, OutOfTimeError):
-        raise
-    except EndpointError as error:
-        if mode == "json" or "refused the request" not in str(error):
+    except RefusedRequestError:
+        if mode == "json":
             raise
         model.prefer_json()  # a server without a tool parser refuses the request as a whole
         if model.tool_mode == "native":

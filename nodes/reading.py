@@ -35,6 +35,7 @@ _UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 """A name such as "Unknown Pleasures" or "the Unknown" is an answer."""
+_MARK = re.compile(r"\s?[\[【]\d{1,3}(?:, ?\d{1,3})*[\]】]")
 _YES_OR_NO = re.compile(r"\s*(?:yes|no|是|否|是的|不是)\b[\s.,!。，！]*", re.IGNORECASE)
 
 
@@ -58,7 +59,11 @@ def is_yes_or_no(answer: str) -> bool:
 
 
 def short_answer(text: str) -> str:
-    """Return the answer in `text`: its first sentences, without a lead-in and without what a small model adds after it."""
+    """Return the answer in `text`: its first sentences, without a lead-in and without what a small model adds after it.
+
+    Numbers of passages are left out: which sources support an answer is found by its words.
+    """
+    text = _MARK.sub("", text)
     text = re.sub(
         r"^(?:the )?(?:short )?answer(?: is)?\s*[:：]\s*|^答案\s*[:：]\s*",
         "",

@@ -27,7 +27,8 @@ _ANSWER_TOKENS = 80
 _DOCUMENT_TOKENS = 160
 
 _UNKNOWN = re.compile(
-    r"\b(?:(?<!the )unknown(?! (?-i:[A-Z][a-z]))|cannot (?:be )?(?:determine|find|answer|provide)\w*|can't (?:determine|find|answer)|unable to|"
+    r"\b(?:(?<!the )unknown(?! (?-i:[A-Z][a-z]))|"
+    r"cannot (?:be )?(?:determine|find|answer|provide)\w*|can't (?:determine|find|answer)|unable to|"
     r"(?:do|does|did|is|are|was|were) ?n[o']t (?:\w+ ){0,3}?(?:mention|state|specif|provid|contain|say|giv|includ|indicat|found|"
     r"available|know|enough)\w*|no (?:information|mention|answer|evidence)|not (?:explicitly |directly )?"
     r"(?:mentioned|stated|specified|provided|given|found|available|known|enough))\b"

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 __all__ = ("default_question", "example_corpus", "register")
 
 
+# Nothing is saved: the engine that a resumed run would need is gone by then. The rest fits so small a model: given
+# more turns it repeats itself, given more passages it mixes them up, and a report of its own adds things untrue.
+_SMALL_STEPS = ("--no-checkpoint", "--max-turns", "3", "--report", "brief", "--set", "results_per_query=3")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(name="demo", context_settings={"allow_extra_args": True})(demo)
@@ -132,10 +137,7 @@ def _research(server: Server, question: str, folder: Path, arguments: list[str])
     variables = {
         f"AGENTINFER_{t}__{name}": value for t in ("SMALL", "LARGE") for name, value in endpoint.items()
     }
-    # Nothing is saved: the engine that a resumed run would need is gone by then. Few turns: given more, so small
-    # a model repeats itself.
-    options = ["--no-checkpoint", "--max-turns", "4", "--docs", str(folder)]
-    command = [sys.executable, "-m", "agentinfer_lg.cli", "research", *options]
+    command = [sys.executable, "-m", "agentinfer_lg.cli", "research", *_SMALL_STEPS, "--docs", str(folder)]
     process = subprocess.Popen([*command, *arguments, "--", question], env={**os.environ, **variables})
     try:
         return _wait_for(process)

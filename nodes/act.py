@@ -19,7 +19,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.calling import Caller
-from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document
+from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document, without_marks
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -149,7 +149,7 @@ class _Tool:
         return Observation(call=call, text=called.reply.text, sources=[source], ok=True, seconds=0.0)
 
     async def _finish(self, call: PendingCall) -> Observation:
-        answer = str(call["arguments"].get("answer", ""))
+        answer = without_marks(str(call["arguments"].get("answer", "")))
         reading = Reading(answer, self._cited(call))
         if not answer:
             tier = self._state["calls"][-1]["tier"]

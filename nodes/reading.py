@@ -21,7 +21,15 @@ from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, SeekerState
 from agentinfer_lg.text import sentences
 
-__all__ = ("Reading", "is_unknown", "is_yes_or_no", "read_answer", "read_document", "short_answer")
+__all__ = (
+    "Reading",
+    "is_unknown",
+    "is_yes_or_no",
+    "read_answer",
+    "read_document",
+    "short_answer",
+    "without_marks",
+)
 
 _ANSWER_TOKENS = 80
 _DOCUMENT_TOKENS = 160
@@ -59,12 +67,17 @@ def is_yes_or_no(answer: str) -> bool:
     return _YES_OR_NO.match(answer) is not None
 
 
+def without_marks(answer: str) -> str:
+    """Return `answer` without numbers of passages such as `[2]`: each agent numbers its sources in its own order."""
+    return _MARK.sub("", answer).strip()
+
+
 def short_answer(text: str) -> str:
     """Return the answer in `text`: its first sentences, without a lead-in and without what a small model adds after it.
 
     Numbers of passages are left out: which sources support an answer is found by its words.
     """
-    text = _MARK.sub("", text)
+    text = without_marks(text)
     text = re.sub(
         r"^(?:the )?(?:short )?answer(?: is)?\s*[:：]\s*|^答案\s*[:：]\s*",
         "",

@@ -150,7 +150,7 @@ class _Tool:
 
     async def _finish(self, call: PendingCall) -> Observation:
         answer = without_marks(str(call["arguments"].get("answer", "")))
-        reading = Reading(answer, self._cited(call))
+        reading = Reading(answer, self._cited(answer, call["arguments"].get("sources", [])))
         if not answer:
             tier = self._state["calls"][-1]["tier"]
             reading = await read_answer(self._caller(), self._prompts, self._state, self._context, tier=tier)
@@ -174,15 +174,14 @@ class _Tool:
             for call in message.tool_calls
         )
 
-    def _cited(self, call: PendingCall) -> tuple[str, ...]:
+    def _cited(self, answer: str, named: list[object]) -> tuple[str, ...]:
         """Sources named by the model that exist, else those that support the answer."""
         numbers = self._state.get("numbers", [])
-        named = call["arguments"].get("sources", [])
         keys = [numbers[n - 1] for n in named if isinstance(n, int) and 0 < n <= len(numbers)]
         if keys:
             return tuple(keys)
         sources = self._state.get("sources", {})
-        return tuple(supporting_sources(str(call["arguments"].get("answer", "")), sources, numbers))
+        return tuple(supporting_sources(answer, sources, numbers))
 
     def _uri(self, number: int) -> str:
         numbers = self._state.get("numbers", [])

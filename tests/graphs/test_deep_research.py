@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import Brain, FakeOpenAI, Faults, Recorded, Reply, render_prompt
+from fake_openai import Brain, FakeOpenAI, Faults, Recorded, Reply, constraint, render_prompt
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
@@ -105,9 +105,11 @@ def _only(chats: list[Recorded], *roles: str) -> list[Recorded]:
     return [chat for chat in chats if chat.role in roles]
 
 
-def _schema_options(request: dict[str, Any]) -> list[str]:
-    schema = (request.get("response_format") or {}).get("json_schema", {}).get("schema", {})
-    return [item["properties"]["action"]["const"] for item in schema.get("anyOf", [schema])]
+def _offered(request: dict[str, Any]) -> set[str]:
+    """Actions that the constraint of a request lets through."""
+    return set(
+        re.findall(r'\b(?:search|read|answer)(?=")', json.dumps(constraint(request)).replace("\\", ""))
+    )
 
 
 class Steps:
@@ -167,7 +169,7 @@ async def test_a_question_becomes_a_cited_report(docs: Path, endpoint: FakeOpenA
     assert len(thinks) == 2
     for think in thinks:
         assert ("tools" in think.body) is (mode == "native")
-        assert ("response_format" in think.body) is (mode == "json")
+        assert (constraint(think.body) is not None) is (mode == "json")
     assert [call["tool"] for call in result["tools"]] == ["web_search", "finish"]
     assert [check["verdict"] for check in result["checks"]] == ["TRUE", "SKIPPED"]
 
@@ -175,8 +177,8 @@ async def test_a_question_becomes_a_cited_report(docs: Path, endpoint: FakeOpenA
 async def test_json_actions_are_offered_when_they_can_work(docs: Path, endpoint: FakeOpenAI) -> None:
     await _run(endpoint, docs, mode="json")
     first, second = _only(endpoint.chats, "think")
-    assert _schema_options(first.body) == ["search"]
-    assert "answer" in _schema_options(second.body)
+    assert _offered(first.body) == {"search"}
+    assert "answer" in _offered(second.body)
 
 
 async def test_a_server_without_tool_calling_is_driven_by_json(docs: Path) -> None:
@@ -485,6 +487,25 @@ async def test_only_retrieved_sources_are_cited(docs: Path) -> None:
     listed = re.findall(r"^- \[\d+\] .* — (\S+)$", result["report"], re.MULTILINE)
     assert listed
     assert set(listed) <= {source["uri"] for source in result["sources"].values()}
+
+
+async def test_a_seekers_own_numbers_cite_nothing_else(docs: Path) -> None:
+    # To the seeker it is source [2]; in the report, where it is the only one cited, [1].
+    class Second(Steps):
+        def __call__(self, request: dict[str, Any], index: int) -> Reply:
+            if request["vllm_xargs"]["agent_role"] == "think" and request["vllm_xargs"]["agent_turn"] == 1:
+                arguments = {"answer": "Gull Rock Light was lit in 1902 [2].", "sources": [2]}
+                return Reply(text="Found.", tool_calls=(("finish", arguments),))
+            return super().__call__(request, index)
+
+    with FakeOpenAI(Second("search")) as server:
+        result = await _run(server, docs, mode="native", report="brief")
+        seen = _only(server.chats, "think")[-1].text
+    assert "[2] Gull Rock" in seen
+    assert result["findings"][0]["answer"] == "Gull Rock Light was lit in 1902."
+    assert result["findings"][0]["sources"] == [source_key("gull.md")]
+    assert "lit in 1902. [1]" in result["report"]
+    assert re.findall(r"^- \[\d+\].*$", result["report"], re.MULTILINE) == ["- [1] Gull Rock — gull.md"]
 
 
 async def test_a_brief_report_needs_no_writer(docs: Path, endpoint: FakeOpenAI) -> None:

@@ -1,13 +1,24 @@
 """The protocol: whatever a model writes becomes a checked step, and nothing raises."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.protocol import MAX_QUERIES, TOOLS, Action, Step, action_schema, parse_step, read_tool_call
+from agentinfer_lg.protocol import (
+    MAX_QUERIES,
+    TOOLS,
+    Action,
+    Choices,
+    Step,
+    action_regex,
+    action_schema,
+    parse_step,
+    read_tool_call,
+)
 
 _json = st.recursive(
     st.none()
@@ -164,45 +175,83 @@ def test_half_a_character_never_reaches_the_wire() -> None:
     json.dumps(call.arguments, ensure_ascii=False).encode()
 
 
-def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return schema.get("anyOf", [schema])
-
-
-def _names(schema: dict[str, Any]) -> list[str]:
-    return [option["properties"]["action"]["const"] for option in _options(schema)]
-
-
-@pytest.mark.parametrize(
-    ("known", "unread", "names"),
-    [
-        (0, [], ["search"]),
-        (2, [], ["search", "answer"]),
-        (2, [2], ["search", "read", "answer"]),
-    ],
+_choices = (
+    st.builds(
+        dict,
+        search=st.booleans(),
+        read=st.lists(st.integers(1, 99), unique=True, max_size=10).map(tuple),
+        answer=st.booleans(),
+        results=st.booleans(),
+    )
+    .filter(lambda drawn: drawn["search"] or drawn["read"] or drawn["answer"])
+    .map(lambda drawn: Choices(**drawn))
 )
-def test_only_possible_actions_are_offered(known: int, unread: list[int], names: list[str]) -> None:
-    assert _names(action_schema(known=known, unread=unread)) == names
+_TOOL_OF = {"search": "web_search", "read": "crawl", "answer": "finish"}
 
 
-@given(st.integers(0, 40), st.data())
-def test_every_option_of_the_schema_parses_back(known: int, data: st.DataObject) -> None:
-    unread = data.draw(st.lists(st.integers(1, known), unique=True).map(sorted)) if known else []
-    schema: dict[str, Any] = action_schema(known=known, unread=unread)
-    tools = {"search": "web_search", "read": "crawl", "answer": "finish"}
-    for option in _options(schema):
+def _options(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Properties of each option by its action."""
+    options = schema.get("anyOf", [schema])
+    return {option["properties"]["action"]["const"]: option for option in options}
+
+
+def _possible(choices: Choices) -> set[str]:
+    possible = {"search": choices.search, "read": bool(choices.read), "answer": choices.answer}
+    return {action for action, allowed in possible.items() if allowed}
+
+
+def test_a_step_needs_something_to_do() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Choices(search=False)
+
+
+@given(_choices)
+def test_every_option_of_the_schema_parses_back(choices: Choices) -> None:
+    options = _options(action_schema(choices))
+    assert set(options) == _possible(choices), "only possible actions are offered"
+    for action, option in options.items():
+        properties = option["properties"]
         assert option["additionalProperties"] is False
-        assert option["required"] == list(option["properties"])
-        assert option["required"][0] == "thought", "a model that thinks first chooses better"
-        source = option["properties"].get("source")
-        for number in source["enum"] if source else [None]:
-            values = {"thought": "t", "query": "who is it", "source": number}
-            values["action"] = option["properties"]["action"]["const"]
-            step = parse_step(json.dumps({name: values[name] for name in option["properties"]}))
-            assert [action.tool for action in step.actions] == [tools[values["action"]]]
-            if number:
-                assert step.actions[0].arguments["sources"] == [number]
-                assert number in unread
-                assert len(source["enum"]) <= 10
+        assert option["required"] == list(properties)
+        assert option["required"][0] in ("thought", "known"), "a model that thinks first chooses better"
+        for number in properties.get("source", {"enum": [None]})["enum"]:
+            values = dict.fromkeys(properties, "note") | {
+                "action": action,
+                "source": number,
+                "query": "who is it",
+            }
+            step = parse_step(json.dumps({name: values[name] for name in properties}))
+            assert [done.tool for done in step.actions] == [_TOOL_OF[action]]
+            assert "note" in step.thought
+            if number is not None:
+                assert number in choices.read
+                assert step.actions[0].arguments == {"sources": [number], "urls": []}
+
+
+@given(_choices, st.data())
+def test_every_match_of_the_regex_parses_back(choices: Choices, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(action_regex(choices), fullmatch=True))
+    value = json.loads(text, strict=False)
+    assert value["action"] in _possible(choices)
+    assert list(value)[: len(choices.notes)] == list(choices.notes)
+    step = parse_step(text)
+    _check(step)
+    if value["action"] != "search" or value["query"].split():
+        assert [done.tool for done in step.actions] == [_TOOL_OF[value["action"]]]
+    if value["action"] == "read":
+        assert step.actions[0].arguments["sources"] == [value["source"]]
+        assert value["source"] in choices.read
+
+
+@given(_choices)
+def test_regex_and_schema_say_the_same(choices: Choices) -> None:
+    pattern = re.compile(action_regex(choices))
+    for action in _TOOL_OF:
+        for source in {*choices.read, 100}:
+            ending = {"search": {"query": "who is it"}, "read": {"source": source}, "answer": {}}[action]
+            text = json.dumps(dict.fromkeys(choices.notes, "note") | {"action": action} | ending)
+            wanted = action in _possible(choices) and (action != "read" or source in choices.read)
+            assert bool(pattern.fullmatch(text)) is wanted
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def _end_group(process: subprocess.Popen[str]) -> None:
         while time.monotonic() < deadline:
             process.poll()  # reap it
             if not _group_alive(process.pid):
+                process.wait()  # it may have ended after the poll
                 return
             time.sleep(0.1)
 

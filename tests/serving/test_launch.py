@@ -301,6 +301,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(launch, "build_command", command)
     monkeypatch.setattr(launch, "_require_vllm", lambda: None)
+    monkeypatch.setattr(launch.tempfile, "tempdir", str(tmp_path))  # where logs of failed servers stay
     return program
 
 
@@ -449,9 +450,12 @@ class TestRealEngine:
         text = httpx.get(engine.base_url.removesuffix("/v1") + "/metrics", timeout=60).text
         assert re.search(r"^vllm:prompt_tokens_total\{.*\} [1-9]", text, re.MULTILINE)
 
-    def test_a_context_larger_than_the_cache_is_explained(self, demo_model_folder: Path) -> None:
+    def test_a_context_larger_than_the_cache_is_explained(
+        self, demo_model_folder: Path, tmp_path: Path
+    ) -> None:
         extra = ("--num-gpu-blocks-override", "4")
-        with Server(ServeOptions(model=str(demo_model_folder), port=0, extra_args=extra)) as server:
+        options = ServeOptions(model=str(demo_model_folder), port=0, extra_args=extra)
+        with Server(options, log=tmp_path / "log") as server:
             group = server.pid
             with pytest.raises(EngineError, match="smaller --max-model-len or a larger --kv-cache-gib"):
                 server.wait_ready(timeout=300)

@@ -55,7 +55,7 @@ class Context(BaseModel):
     max_seekers: int = _knob(3, "Sub-tasks researched in parallel.", "slider", ge=1, le=8)
     report: Literal["full", "brief"] = _knob(
         "full",
-        "full: the large model writes a report; brief: the answer and the findings, put together without another call.",
+        "full: the large model writes a report; brief: the answer and the findings, put together by code.",
         "select",
         options=["full", "brief"],
     )

@@ -60,7 +60,7 @@ class OutOfTimeError(EndpointError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guide:
-    """What the output must look like; servers without constrained decoding are asked in words only."""
+    """What the output must look like: by `regex` where the server takes one, else by `schema`, else in words only."""
 
     schema: Mapping[str, object] | None = None
     """JSON schema of the whole output."""
@@ -264,12 +264,12 @@ class ChatTier:
         return options
 
     def _constraint(self, guide: Guide) -> dict[str, object]:
+        if guide.regex is not None and self._is_vllm:
+            return {"structured_outputs": {"regex": guide.regex}}
         if guide.schema is not None:
             # Set here and not as an option: LangChain would switch to a parsing call that raises on truncated output.
             schema = {"name": "step", "schema": dict(guide.schema)}
             return {"response_format": {"type": "json_schema", "json_schema": schema}}
-        if guide.regex is not None and self._is_vllm:
-            return {"structured_outputs": {"regex": guide.regex}}
         return {}
 
     def _reply(

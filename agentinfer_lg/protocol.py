@@ -1,7 +1,8 @@
 """The agent's actions, in the two forms that models speak.
 
 Native: the server parses tool calls (`TOOLS` are their definitions). JSON: one constrained JSON object per step,
-`{"thought": ..., "action": "search", "query": ...}`, so that a model without tool calling, however small, drives the
+`{"thought": ..., "action": "search", "query": ...}` or, once there are results, `{"known": ..., "missing": ...,
+"action": "answer"}`, so that a model without tool calling, however small, drives the
 loop too. Either way a step becomes the same `Step`, and everything in it is checked here before it is used.
 """
 
@@ -19,8 +20,10 @@ __all__ = (
     "MAX_QUERIES",
     "TOOLS",
     "Action",
+    "Choices",
     "Step",
     "ToolName",
+    "action_regex",
     "action_schema",
     "parse_step",
     "read_tool_call",
@@ -31,7 +34,9 @@ ToolName = Literal["web_search", "crawl", "document_qa", "finish"]
 MAX_QUERIES = 5
 """Most queries or pages of one call."""
 _MAX_TEXT = 2000
-_MAX_THOUGHT_CHARS = 400
+_MAX_NOTE_CHARS = 200
+_TEXT = r'[^"\\\n]'
+"""One character of a JSON string that needs no escape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,36 @@ class Step:
 
     thought: str = ""
     actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """The JSON actions that make sense now; only these are in the grammar.
+
+    A small model cannot be trusted to choose among actions that cannot work, and it repeats what it did before.
+
+    Raises:
+        ValueError: There is nothing to choose.
+    """
+
+    search: bool
+    """Whether searching may bring something: not right after a search that brought nothing new."""
+    read: tuple[int, ...] = ()
+    """Numbers of results that were not read in full."""
+    answer: bool = False
+    """Whether to answer; not right after an answer was refused."""
+    results: bool = False
+    """Whether there are results to speak of."""
+
+    def __post_init__(self) -> None:
+        if not (self.search or self.read or self.answer):
+            msg = "a step needs at least one possible action"
+            raise ValueError(msg)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names of the texts before the action: what the results tell and lack, once there are results."""
+        return ("known", "missing") if self.results else ("thought",)
 
 
 def _tool(
@@ -96,30 +131,39 @@ TOOLS: tuple[dict[str, object], ...] = (
 """OpenAI tool definitions of the four tools."""
 
 
-def action_schema(*, known: int, unread: Sequence[int]) -> dict[str, object]:
-    """Return the JSON schema of one step, with only the actions that make sense now.
-
-    A small model cannot be trusted to choose among actions that cannot work, so those are not in the grammar: without
-    results there is only `search`; `read` offers the results that were not read yet.
-
-    Args:
-        known: Number of sources seen so far.
-        unread: Numbers of sources not read in full yet.
-    """
-    options = [_option("search", {"query": {"type": "string", "minLength": 3, "maxLength": 120}})]
-    if unread:
-        options.append(_option("read", {"source": {"enum": list(unread)[-10:]}}))
-    if known:
-        options.append(_option("answer", {}))
+def action_schema(choices: Choices) -> dict[str, object]:
+    """Return the JSON schema of one step, for servers that constrain by schema."""
+    options = []
+    if choices.search:
+        options.append(
+            _option("search", choices, {"query": {"type": "string", "minLength": 3, "maxLength": 120}})
+        )
+    if choices.read:
+        options.append(_option("read", choices, {"source": {"enum": list(choices.read)}}))
+    if choices.answer:
+        options.append(_option("answer", choices, {}))
     return options[0] if len(options) == 1 else {"anyOf": options}
 
 
-def _option(action: str, properties: Mapping[str, object]) -> dict[str, object]:
-    fields = {
-        "thought": {"type": "string", "minLength": 1, "maxLength": _MAX_THOUGHT_CHARS},
-        "action": {"const": action},
-        **properties,
-    }
+def action_regex(choices: Choices) -> str:
+    """Return the same as a regular expression of the whole output.
+
+    Where a server takes it, it is the better constraint: JSON schemas leave white space free, and small models fill it.
+    """
+    endings = []
+    if choices.search:
+        endings.append(rf'search", "query": "{_TEXT}{{3,120}}"')
+    if choices.read:
+        endings.append(rf'read", "source": ({"|".join(map(str, choices.read))})')
+    if choices.answer:
+        endings.append('answer"')
+    notes = "".join(rf'"{name}": "{_TEXT}{{1,{_MAX_NOTE_CHARS}}}", ' for name in choices.notes)
+    return rf'\{{{notes}"action": "({"|".join(endings)})\}}'
+
+
+def _option(action: str, choices: Choices, properties: Mapping[str, object]) -> dict[str, object]:
+    note = {"type": "string", "minLength": 1, "maxLength": _MAX_NOTE_CHARS}
+    fields = {**dict.fromkeys(choices.notes, note), "action": {"const": action}, **properties}
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
@@ -131,8 +175,9 @@ def parse_step(text: str) -> Step:
     """
     for value in _objects(text):
         action = _json_action(value)
-        if action is not None or "thought" in value:
-            thought = _clean(value.get("thought", ""))
+        notes = [_clean(value[name]) for name in ("thought", "known", "missing") if name in value]
+        if action is not None or notes:
+            thought = " ".join(note for note in notes if note)
             return Step(thought=thought, actions=(action,) if action else ())
     return Step(thought=_clean(text))
 
@@ -201,7 +246,9 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 def _repair(text: str) -> dict[str, Any] | None:
     """Read an object whose end was cut off: keep the complete `"key": "string"` pairs and the open one."""
-    pairs = re.findall(r'"(thought|action|query|answer)"\s*:\s*"((?:[^"\\]|\\.){0,2000})', text[:20_000])
+    pairs = re.findall(
+        r'"(thought|known|missing|action|query|answer)"\s*:\s*"((?:[^"\\]|\\.){0,2000})', text[:20_000]
+    )
     return dict(pairs) or None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.evals.answers import exact_match, token_f1
 from agentinfer_lg.evals.benchmarks.hotpotqa import Question
+from agentinfer_lg.settings import Settings
 from agentinfer_lg.threads import Threads
 
 __all__ = ("BenchmarkRun", "Scored", "run_benchmark", "summarise")
@@ -34,6 +35,8 @@ class BenchmarkRun:
     name: str
     folder: Path
     questions: Sequence[Question]
+    data: Path
+    """Where the questions come from."""
     docs: Path
     flags: Sequence[str]
     """Further flags of `agentinfer research`, the same for each question."""
@@ -160,7 +163,14 @@ async def _ask(run: BenchmarkRun, question: Question, file: Path) -> str:
 
 def _check_same(run: BenchmarkRun) -> None:
     """Keep questions of different settings apart."""
-    wanted = {"benchmark": run.name, "flags": list(run.flags)}
+    settings = Settings()
+    wanted: dict[str, object] = {
+        "benchmark": run.name,
+        "data": str(run.data),
+        "flags": list(run.flags),
+        "small": [settings.small.base_url, settings.small.model],
+        "large": [settings.large.base_url, settings.large.model],
+    }
     (run.folder / "results").mkdir(parents=True, exist_ok=True)
     file = run.folder / "settings.json"
     if not file.exists():

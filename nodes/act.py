@@ -18,6 +18,7 @@ from agentinfer_lg.citations import source_key, supporting_sources
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
+from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document, without_marks
 from agentinfer_lg.prompts import PROMPTS
@@ -139,7 +140,13 @@ class _Tool:
         )
         tier: Tier = "large" if self._context.policy == "always-large" else "small"
         called = await read_document(
-            self._caller(), self._prompts, question, document.title, passages, tier=tier
+            self._caller(),
+            self._prompts,
+            question,
+            document.title,
+            passages,
+            tier=tier,
+            timeout=seconds_left(self._state),
         )
         self.calls.append(called.record)
         # The passages were read by the reading call; only its answer enters the seeker's context.

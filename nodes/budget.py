@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from agentinfer_lg.context import Context
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.settings import Tier
-from agentinfer_lg.state import Budget, CallRecord, ToolRecord
+from agentinfer_lg.state import Budget, CallRecord, SeekerState, ToolRecord
 
-__all__ = ("exhausted", "seconds_spent", "share", "tokens_spent")
+__all__ = ("exhausted", "seconds_left", "seconds_spent", "share", "tokens_spent")
 
 
 def tokens_spent(calls: Sequence[CallRecord], tier: Tier) -> int:
@@ -23,6 +23,13 @@ def seconds_spent(calls: Sequence[CallRecord], tools: Sequence[ToolRecord]) -> f
     for tool in tools:
         rounds[tool["turn"]] = max(rounds.get(tool["turn"], 0.0), tool["seconds"])
     return sum(call["seconds"] for call in calls if call["role"] != "qa") + sum(rounds.values())
+
+
+def seconds_left(state: SeekerState) -> float:
+    """Return the seconds that a seeker may still spend, never negative."""
+    return max(
+        0.0, state["budget"]["seconds"] - seconds_spent(state.get("calls", []), state.get("tools", []))
+    )
 
 
 def share(context: Context, calls: Sequence[CallRecord], *, planner_steps: int, seekers: int) -> Budget:

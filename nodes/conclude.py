@@ -9,7 +9,7 @@ from langgraph.runtime import Runtime
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
-from agentinfer_lg.nodes.budget import seconds_spent
+from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
@@ -31,7 +31,7 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     failure = ""
     if proposal and proposal["accepted"]:
         reading = Reading(proposal["answer"], tuple(proposal["sources"]))
-    elif state.get("numbers") and _time_left(state):
+    elif state.get("numbers") and seconds_left(state) > 0:
         caller = Caller(
             resources=resources,
             context=context,
@@ -56,7 +56,3 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     emit("finding", finding["agent"], text=answer, results=len(finding["sources"]), ok=finding["complete"])
     update: dict[str, Any] = {"findings": [finding], "calls": list(reading.calls)}
     return update | ({"ran_out": [failure]} if failure else {})
-
-
-def _time_left(state: SeekerState) -> bool:
-    return seconds_spent(state.get("calls", []), state.get("tools", [])) < state["budget"]["seconds"]

@@ -10,6 +10,7 @@ from langgraph.runtime import Runtime
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.models import Guide
+from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.collab import CollabState, needs_check
 from agentinfer_lg.nodes.controller import controller_settings
@@ -60,7 +61,7 @@ async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: 
             guide=Guide(regex=PROGRESS_REGEX),
             native_tools="none" if mode == "native" else None,
             tool_seconds=resources.clock.expect(tools),
-            timeout=max(1.0, state["budget"]["seconds"]),
+            timeout=seconds_left(state),
             fallback=False,  # a verdict of the other model would not be a self-evaluation
         )
     except EndpointError as error:

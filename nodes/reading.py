@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.context import Context
+from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.prompts import Prompts, number_passages
@@ -105,7 +106,9 @@ async def read_answer(
     if not passages:
         return Reading("", ())
     prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
-    called = await caller.call(tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS)
+    called = await caller.call(
+        tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
+    )
     answer = short_answer(called.reply.text)
     shown = list(dict.fromkeys(numbers[number - 1] for number, _, _ in passages))
     supported = tuple(supporting_sources(answer, sources, shown))
@@ -115,7 +118,14 @@ async def read_answer(
 
 
 async def read_document(
-    caller: Caller, prompts: Prompts, question: str, title: str, passages: Sequence[str], *, tier: Tier
+    caller: Caller,
+    prompts: Prompts,
+    question: str,
+    title: str,
+    passages: Sequence[str],
+    *,
+    tier: Tier,
+    timeout: float,
 ) -> Called:
     """Answer `question` from passages of one document.
 
@@ -124,7 +134,9 @@ async def read_document(
     """
     text = f"{title}\n" + "\n".join(passages)
     prompt = prompts.document_question.format(passages=text, question=question)
-    return await caller.call(tier, [HumanMessage(prompt)], role="qa", max_tokens=_DOCUMENT_TOKENS)
+    return await caller.call(
+        tier, [HumanMessage(prompt)], role="qa", max_tokens=_DOCUMENT_TOKENS, timeout=timeout
+    )
 
 
 def _interests(state: SeekerState) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
@@ -17,15 +18,23 @@ from agentinfer_lg.models import (
     RefusedRequestError,
     Reply,
 )
-from agentinfer_lg.nodes.budget import seconds_spent
+from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.prompts import PROMPTS, Prompts
-from agentinfer_lg.protocol import Action, Step, action_schema, parse_step, read_tool_call
+from agentinfer_lg.protocol import (
+    Action,
+    Choices,
+    Step,
+    action_regex,
+    action_schema,
+    parse_step,
+    read_tool_call,
+)
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
 from agentinfer_lg.transcript import step_message, write_transcript
 
-__all__ = ("last_think", "think")
+__all__ = ("choices", "last_think", "think")
 
 
 async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -70,6 +79,37 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     return update
 
 
+def choices(state: SeekerState) -> Choices:
+    """Return the actions that make sense now.
+
+    After a search that brought nothing new another one would be the same again, and a refused answer must not be given
+    again at once; a small model does either, if it may.
+    """
+    numbers, sources = state.get("numbers", []), state.get("sources", {})
+    if not numbers:
+        return Choices(search=True)
+    unread = [number for number, key in enumerate(numbers, start=1) if not sources[key]["read"]]
+    last = _last_tool(state)
+    stalled = bool(state.get("verifier", {}).get("stalled_rounds", 0))
+    return Choices(
+        search=not (last == "web_search" and stalled),
+        read=tuple(unread[-10:]),
+        answer=last != "finish",
+        results=True,
+    )
+
+
+def _last_tool(state: SeekerState) -> str:
+    for message in reversed(state["messages"]):
+        if isinstance(message, AIMessage) and message.tool_calls:
+            return message.tool_calls[0]["name"]
+    return ""
+
+
+def _guide(possible: Choices) -> Guide:
+    return Guide(schema=action_schema(possible), regex=action_regex(possible))
+
+
 def last_think(calls: Sequence[CallRecord]) -> CallRecord | None:
     """Return the latest Think call."""
     return next((call for call in reversed(calls) if call["role"] == "think"), None)
@@ -84,9 +124,6 @@ async def _call(
     prompts: Prompts,
 ) -> tuple[Called, Literal["native", "json"]]:
     calls = state.get("calls", [])
-    left = state["budget"]["seconds"] - seconds_spent(calls, state.get("tools", []))
-    numbers, sources = state.get("numbers", []), state.get("sources", {})
-    unread = [number for number, key in enumerate(numbers, start=1) if not sources[key]["read"]]
 
     async def attempt(mode: Literal["native", "json"]) -> Called:
         return await caller.call(
@@ -96,10 +133,10 @@ async def _call(
             ),
             role="think",
             max_tokens=context.max_thought_tokens,
-            guide=Guide(schema=action_schema(known=len(numbers), unread=unread)) if mode == "json" else None,
+            guide=_guide(choices(state)) if mode == "json" else None,
             native_tools="auto" if mode == "native" else None,
             tool_seconds=0.0,  # the Progress Check follows at once
-            timeout=max(0.0, left),
+            timeout=seconds_left(state),
             previous=last_think(calls),
         )
 

@@ -7,13 +7,15 @@ from typing import Any
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.runtime import Runtime
 
-from agentinfer_lg.citations import CitedText, resolve_citations, source_list
+from agentinfer_lg.citations import CitedText, resolve_citations, source_list, supporting_sources
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
-from agentinfer_lg.nodes.budget import tokens_spent
+from agentinfer_lg.models import OutOfTimeError
+from agentinfer_lg.nodes.budget import seconds_spent, tokens_spent
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.nodes.plan import AGENT as PLANNER
 from agentinfer_lg.nodes.reading import is_unknown, short_answer
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
 from agentinfer_lg.resources import Resources
@@ -67,23 +69,54 @@ class _Writer:
         self._caller = Caller(
             resources=resources, context=context, run_id=state["run_id"], agent=_AGENT, turn=0
         )
+        self._models = resources.models
         self.calls: list[CallRecord] = []
         self.failures: list[str] = []
 
     async def answer(self) -> str:
-        """Return the short answer to the whole question, empty when nothing was found."""
+        """Return the short answer to the whole question, empty when nothing was found.
+
+        An answer that a smaller model read out of the passages is read once more by the writing model.
+        """
         answered = [finding for finding in self._findings if finding["answer"]]
         if not answered:
             return ""
-        if len(self._findings) == 1:
+        question, passages = self._state["question"], self._passages()
+        if len(self._findings) > 1:
+            findings = _list(self._findings, self._prompts)
+            prompt = self._prompts.combine.format(findings=findings, passages=passages, question=question)
+        elif self._should_read(answered[0]):
+            prompt = self._prompts.read_answer.format(passages=passages, question=question)
+        else:
             return answered[0]["answer"]
-        prompt = self._prompts.combine.format(
-            findings=_list(self._findings, self._prompts),
-            passages=self._passages(),
-            question=self._state["question"],
-        )
         answer = short_answer(await self._call(prompt, _ANSWER_TOKENS))
-        return answer or answered[0]["answer"]
+        return answered[0]["answer"] if is_unknown(answer) else answer
+
+    def _should_read(self, finding: Finding) -> bool:
+        """Whether the answer was read by another model than the one that writes."""
+        calls = [call for call in self._state.get("calls", []) if call["agent"] == finding["agent"]]
+        if not calls or calls[-1]["role"] != "qa" or self._out_of_time():
+            return False
+        reader, writer = (self._models.tier(tier) for tier in (calls[-1]["tier"], self._tier()))
+        return reader.same_place != writer.same_place
+
+    def _seconds_left(self) -> float:
+        """Time is that of the planner and of the slowest seeker."""
+        calls, tools = self._state.get("calls", []), self._state.get("tools", [])
+        agents = {call["agent"] for call in calls} - {PLANNER}
+        planned = sum(call["seconds"] for call in calls if call["agent"] == PLANNER)
+        seekers = (
+            seconds_spent(
+                [call for call in calls if call["agent"] == agent],
+                [tool for tool in tools if tool["agent"] == agent],
+            )
+            for agent in agents
+        )
+        written = sum(call["seconds"] for call in self.calls)
+        return self._context.max_seconds - planned - max(seekers, default=0.0) - written
+
+    def _out_of_time(self) -> bool:
+        return self._seconds_left() <= 0
 
     async def report(self, answer: str) -> CitedText | None:
         """Return the model's report with resolved citations, None when there is none worth the name."""
@@ -112,8 +145,8 @@ class _Writer:
             else:
                 lines.append(f"- {finding['question']} {self._prompts.no_answer}")
                 lines.extend(self._quotes(finding))
-        main = next((finding for finding in self._findings if finding["answer"] == answer), None)
-        keys = main["sources"] if main else [key for finding in self._findings for key in finding["sources"]]
+        keys = supporting_sources(answer, self._sources, self._numbers) if answer else []
+        keys = keys or [key for finding in self._findings for key in finding["sources"]]
         marks = "".join(
             f"[{self._numbers.index(key) + 1}]" for key in dict.fromkeys(keys) if key in self._numbers
         )
@@ -134,10 +167,20 @@ class _Writer:
         )
 
     async def _call(self, prompt: str, max_tokens: int) -> str:
+        if self._out_of_time():
+            return ""
         try:
             called = await self._caller.call(
-                self._tier(), [HumanMessage(prompt)], role="write", max_tokens=max_tokens
+                self._tier(),
+                [HumanMessage(prompt)],
+                role="write",
+                max_tokens=max_tokens,
+                timeout=self._seconds_left(),
             )
+        except OutOfTimeError:
+            limit = self._context.max_seconds
+            self.failures.append(self._prompts.out_of_seconds.format(agent=_AGENT, limit=limit))
+            return ""
         except EndpointError as error:
             self.failures.append(str(error))
             return ""

@@ -56,6 +56,7 @@ def hotpotqa(
         name="hotpotqa",
         folder=out.absolute(),
         questions=questions,
+        data=folder.absolute(),
         docs=docs,
         flags=["--policy", policy, *context.args],
         parallel=parallel,

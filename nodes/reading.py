@@ -24,6 +24,7 @@ from agentinfer_lg.text import sentences
 
 __all__ = (
     "Reading",
+    "closed_answer",
     "is_unknown",
     "is_yes_or_no",
     "read_answer",
@@ -46,6 +47,11 @@ _UNKNOWN = re.compile(
 )
 """A name such as "Unknown Pleasures" or "the Unknown" is an answer."""
 _MARK = re.compile(r"\s?[\[【]\d{1,3}(?:, ?\d{1,3})*[\]】]")
+_CLOSED_QUESTION = re.compile(
+    r"^\s*(?:are|is|was|were|do|does|did|has|have|had|can|could|will|would|should)\b(?!.*\bor\b)|吗[？?]?\s*$|是否",
+    re.IGNORECASE | re.DOTALL,
+)
+_BEGINS_CLOSED = re.compile(r"\s*(yes|no|是的|不是|是|否)(?=[,.，。;；:：!！]|\s*$)", re.IGNORECASE)
 _YES_OR_NO = re.compile(r"\s*(?:yes|no|是|否|是的|不是)\b[\s.,!。，！]*", re.IGNORECASE)
 
 
@@ -66,6 +72,12 @@ def is_unknown(answer: str) -> bool:
 def is_yes_or_no(answer: str) -> bool:
     """Whether `answer` is a bare yes or no, which no passage contains literally."""
     return _YES_OR_NO.match(answer) is not None
+
+
+def closed_answer(answer: str, question: str) -> str:
+    """Return just the yes or no with which `answer` begins, if `question` asks for one; else `answer`."""
+    begins = _BEGINS_CLOSED.match(answer)
+    return begins[1] if begins and _CLOSED_QUESTION.search(question) else answer
 
 
 def without_marks(answer: str) -> str:
@@ -114,7 +126,7 @@ async def read_answer(
     supported = tuple(supporting_sources(answer, sources, shown))
     if not supported and is_yes_or_no(answer):
         supported = tuple(shown[:2])
-    return Reading(answer, supported, (called.record,))
+    return Reading(closed_answer(answer, question), supported, (called.record,))
 
 
 async def read_document(

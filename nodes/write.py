@@ -16,7 +16,7 @@ from agentinfer_lg.nodes.budget import seconds_spent, tokens_spent
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.nodes.plan import AGENT as PLANNER
-from agentinfer_lg.nodes.reading import is_unknown, short_answer
+from agentinfer_lg.nodes.reading import closed_answer, is_unknown, short_answer
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -89,7 +89,7 @@ class _Writer:
             prompt = self._prompts.read_answer.format(passages=passages, question=question)
         else:
             return answered[0]["answer"]
-        answer = short_answer(await self._call(prompt, _ANSWER_TOKENS))
+        answer = closed_answer(short_answer(await self._call(prompt, _ANSWER_TOKENS)), question)
         return answered[0]["answer"] if is_unknown(answer) else answer
 
     def _should_read(self, finding: Finding) -> bool:

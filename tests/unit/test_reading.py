@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.nodes.reading import is_unknown, is_yes_or_no, short_answer
+from agentinfer_lg.nodes.reading import closed_answer, is_unknown, is_yes_or_no, short_answer
 
 _EVASIONS = """
 unknown
@@ -132,3 +132,20 @@ def test_short_answer_never_raises_nor_invents(text: str) -> None:
     assert set(answer) <= set(text) | {" "}
     is_unknown(text)
     is_yes_or_no(text)
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "expected"),
+    [
+        ("Yes, both are film directors.", "Are Ann and Bo both film directors?", "Yes"),
+        ("No. It stands in Ohio.", "Is the airport in Texas?", "No"),
+        ("No one knows.", "Is it old?", "No one knows."),
+        ("Yes, it is.", "Is it a fish or a bird?", "Yes, it is."),
+        ("No Doubt", "Which band was formed first?", "No Doubt"),
+        ("Yesterday", "Is it Yesterday?", "Yesterday"),
+        ("是的，两个都是。", "这两个都是灯塔吗？", "是的"),
+        ("1902", "Is it 1902?", "1902"),
+    ],
+)
+def test_closed_questions_get_a_word(answer: str, question: str, expected: str) -> None:
+    assert closed_answer(answer, question) == expected

@@ -208,6 +208,8 @@ def _prepare_home(settings: Settings) -> Path:
 
 async def _connect(path: Path, *, isolation_level: str | None = "") -> aiosqlite.Connection:
     try:
+        # Tried first without aiosqlite: when its connect fails, its thread may outlive the event loop and complain.
+        await asyncio.to_thread(lambda: sqlite3.connect(path, timeout=_BUSY_SECONDS).close())
         return await aiosqlite.connect(path, timeout=_BUSY_SECONDS, isolation_level=isolation_level)
     except (sqlite3.Error, OSError) as error:
         raise _cannot_use(path, error) from error

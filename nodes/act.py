@@ -19,7 +19,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.calling import Caller, seeker_caller
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document, without_marks
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -198,13 +198,7 @@ class _Tool:
         return self._state["sources"][numbers[number - 1]]["uri"]
 
     def _caller(self) -> Caller:
-        return Caller(
-            resources=self._resources,
-            context=self._context,
-            run_id=self._state["run_id"],
-            agent=self._state["task"]["id"],
-            turn=self._state.get("turn", 0),
-        )
+        return seeker_caller(self._state, self._context, self._resources)
 
 
 def _source(uri: str, title: str, passages: list[str], *, read: bool) -> Source:

@@ -24,9 +24,9 @@ from agentinfer_lg.models import (
 from agentinfer_lg.protocol import TOOLS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
-from agentinfer_lg.state import CallRecord
+from agentinfer_lg.state import CallRecord, SeekerState
 
-__all__ = ("Called", "Caller", "session_name")
+__all__ = ("Called", "Caller", "seeker_caller", "session_name")
 
 _ONE_SHOT: frozenset[AgentRole] = frozenset({"plan", "qa", "filter", "distill", "write"})
 
@@ -156,6 +156,17 @@ class Caller:
             seconds=round(reply.seconds, 4),
             reprefill_tokens=reprefill,
         )
+
+
+def seeker_caller(state: SeekerState, context: Context, resources: Resources) -> Caller:
+    """Return the caller of a seeker in its current turn."""
+    return Caller(
+        resources=resources,
+        context=context,
+        run_id=state["run_id"],
+        agent=state["task"]["id"],
+        turn=state.get("turn", 0),
+    )
 
 
 def record_event(record: CallRecord) -> dict[str, object]:

@@ -10,7 +10,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.calling import seeker_caller
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -32,13 +32,7 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     if proposal and proposal["accepted"]:
         reading = Reading(proposal["answer"], tuple(proposal["sources"]))
     elif state.get("numbers") and seconds_left(state) > 0:
-        caller = Caller(
-            resources=resources,
-            context=context,
-            run_id=state["run_id"],
-            agent=state["task"]["id"],
-            turn=state.get("turn", 0),
-        )
+        caller = seeker_caller(state, context, resources)
         try:
             reading = await read_answer(
                 caller, PROMPTS[state["language"]], state, context, tier=state["tier"]

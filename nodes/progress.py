@@ -11,7 +11,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.models import Guide
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.calling import seeker_caller
 from agentinfer_lg.nodes.collab import CollabState, needs_check
 from agentinfer_lg.nodes.controller import controller_settings
 from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
@@ -39,13 +39,7 @@ async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: 
         return {"verdict": {"verdict": "SKIPPED", "reason": ""}}
     tier = state["calls"][-1]["tier"]
     mode = "json" if state["modes"].get(tier) == "json" else resources.models.tier(tier).tool_mode
-    caller = Caller(
-        resources=resources,
-        context=context,
-        run_id=state["run_id"],
-        agent=state["task"]["id"],
-        turn=state.get("turn", 0),
-    )
+    caller = seeker_caller(state, context, resources)
     transcript = write_transcript(
         state["messages"],
         mode=mode,

@@ -19,7 +19,7 @@ from agentinfer_lg.models import (
     Reply,
 )
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Called, Caller
+from agentinfer_lg.nodes.calling import Called, Caller, seeker_caller
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.protocol import (
     Action,
@@ -49,7 +49,7 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     mode: Literal["native", "json"] = (
         "json" if state.get("modes", {}).get(tier) == "json" else model.tool_mode
     )
-    caller = Caller(resources=resources, context=context, run_id=state["run_id"], agent=agent, turn=turn)
+    caller = seeker_caller(state, context, resources)
     prompts = PROMPTS[state["language"]]
     try:
         called, mode = await _call(state, context, caller, model, mode, prompts)

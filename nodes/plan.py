@@ -97,13 +97,21 @@ def _tasks(questions: Sequence[str]) -> list[SubTask]:
 def parse_questions(text: str, *, question: str) -> list[str]:
     """Read the sub-questions from the planner's output; never raises.
 
-    Sub-questions that share no word with the question are inventions and are left out. If none is left, or just one
-    (then nothing was split and rewording can only lose something), the question itself is the plan.
+    Sub-questions that share no word with the question are inventions, those that only repeat it or its beginning are
+    echoes; both are left out. If none is left, or just one (then nothing was split and rewording can only lose
+    something), the question itself is the plan.
     """
-    listed = _listed(text)
-    words = content_terms(question)
-    kept = [item for item in dict.fromkeys(listed) if content_terms(item) & words]
+    words, whole = content_terms(question), _bare(question)
+    kept = [
+        item
+        for item in dict.fromkeys(_listed(text))
+        if content_terms(item) & words and not whole.startswith(_bare(item))
+    ]
     return kept if len(kept) > 1 else [question]
+
+
+def _bare(question: str) -> str:
+    return " ".join(question.casefold().split()).rstrip("?？.。… ")
 
 
 def _prompt(prompts: Prompts, context: Context, step: int, last: bool) -> str:

@@ -108,3 +108,13 @@ def test_large_planner_steps() -> None:
     ]
     assert large_planner_steps({"calls": calls}) == 1
     assert large_planner_steps({}) == 0
+
+
+def test_echoes_of_the_question_are_no_parts() -> None:
+    question = "When was Heron Point lit, and who kept it?"
+    part = "Who kept Heron Point?"
+    assert parse_questions(_json(question, "When was Heron Point lit, and", part), question=question) == [
+        question
+    ]
+    other = "When was Heron Point built?"
+    assert parse_questions(_json(question.lower(), part, other), question=question) == [part, other]

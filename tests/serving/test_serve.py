@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,7 +67,14 @@ class TestServe:
     def test_serves_until_it_is_interrupted(self, demo_model_folder: Path) -> None:
         command = [sys.executable, "-m", "agentinfer_lg.cli", "serve", str(demo_model_folder), "--port", "0"]
         command += ["--kv-cache-gib", "1", "--max-model-len", "1024", "--served-model-name", "small"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            # A shell starts background jobs with SIGINT ignored, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
         assert process.stdout is not None
         try:
             with process.stdout:

@@ -115,6 +115,7 @@ class ChatTier:
         self._profile: EndpointProfile | None = None
         self._lock = asyncio.Lock()
         self._guides = True
+        self._has_called_tools = False
         self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
 
     @property
@@ -123,8 +124,8 @@ class ChatTier:
         return self._tool_mode
 
     def prefer_json(self) -> None:
-        """Give up the server's tool calling for this tier, unless the settings insist on it."""
-        if self._endpoint.tool_calling == "auto":
+        """Give up the server's tool calling for this tier, unless the settings insist on it or it has worked before."""
+        if self._endpoint.tool_calling == "auto" and not self._has_called_tools:
             self._tool_mode = "json"
 
     @property
@@ -282,6 +283,7 @@ class ChatTier:
             for call in getattr(answer, "tool_calls", ())
             if isinstance(call.get("args"), dict)
         )
+        self._has_called_tools = self._has_called_tools or bool(calls)
         return Reply(
             text=text,
             tool_calls=calls,

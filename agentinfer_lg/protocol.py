@@ -170,11 +170,12 @@ def _option(action: str, choices: Choices, properties: Mapping[str, object]) -> 
 def parse_step(text: str) -> Step:
     """Read a JSON step from `text`; never raises.
 
-    Tolerates prose and code fences around the object and a truncated end. An object that cannot be read gives a step
+    Tolerates prose and code fences around the object, a truncated end, and a tool call in a form that the server did not
+    recognise (`{"name": ..., "arguments": {...}}`). An object that cannot be read gives a step
     without actions whose thought is the text itself.
     """
     for value in _objects(text):
-        action = _json_action(value)
+        action = _json_action(value) or _written_call(value)
         notes = [_clean(value[name]) for name in ("thought", "known", "missing") if name in value]
         if action is not None or notes:
             thought = " ".join(note for note in notes if note)
@@ -221,6 +222,14 @@ def _json_action(value: Mapping[str, object]) -> Action | None:
             return read_tool_call("finish", {"answer": value.get("answer", "")})
         case _:
             return None
+
+
+def _written_call(value: Mapping[str, object]) -> Action | None:
+    """Read a tool call that the model wrote as text, as models do that were not trained on the server's format."""
+    inner = value.get("function")
+    call = inner if isinstance(inner, dict) else value
+    name, arguments = call.get("name"), call.get("arguments", call.get("parameters"))
+    return read_tool_call(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

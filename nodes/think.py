@@ -60,7 +60,7 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     except EndpointError as error:
         return _stop(str(error))
     step = _read(called.reply, mode)
-    if mode == "native" and not step.actions:
+    if mode == "native" and not called.reply.tool_calls:
         model.prefer_json()
     raw = called.reply.text if mode == "json" and step.actions else None
     step = _with_action(step, state, called.reply)

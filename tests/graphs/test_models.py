@@ -179,6 +179,15 @@ def test_tool_mode_follows_the_settings() -> None:
         assert tier.tool_mode == after
 
 
+async def test_tool_calling_that_has_worked_is_kept() -> None:
+    call = Reply(text="", tool_calls=(("web_search", {"queries": ["tides"]}),))
+    with FakeOpenAI(lambda request, index: call) as server:
+        tier = _tier(server)
+        await _call(tier, tools=TOOLS)
+        tier.prefer_json()
+        assert tier.tool_mode == "native", "one step without a call changes nothing"
+
+
 # What is understood
 
 

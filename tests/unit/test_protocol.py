@@ -317,3 +317,24 @@ def test_tool_definitions_are_what_is_read() -> None:
         action = read_tool_call(function["name"], {name: samples[name] for name in properties})
         assert action is not None
         assert action.arguments == {name: samples[name] for name in properties}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tools> {"name": "web_search", "arguments": {"queries": ["tides", "moon"]}} </tools>',
+        # One brace too few, as small models write it.
+        '<tools> {"type": "function", "function": {"name": "web_search", "arguments": {"queries": ["tides", "moon"]}} </tools>',
+        'I search. ```json\n{"name": "web_search", "parameters": {"queries": ["tides", "moon"]}}\n```',
+    ],
+)
+def test_a_tool_call_written_as_text(text: str) -> None:
+    step = parse_step(text)
+    assert step.actions == (Action(tool="web_search", arguments={"queries": ["tides", "moon"]}),)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "rm", "arguments": {"path": "x"}}', '{"name": "finish", "arguments": "now"}']
+)
+def test_other_calls_written_as_text_do_nothing(text: str) -> None:
+    assert parse_step(text).actions == ()

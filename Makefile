@@ -54,8 +54,7 @@ $(MODEL): pyproject.toml | engine
 model: engine $(MODEL)
 	@$(BIN)/python -m agentinfer_lg.serving.demo_model
 
-# Exit code 4 says that a report was written although something ran out, with this model as a rule the turns.
-# Exit code 4: a report was written although something ran out; with this model the turns, as a rule.
+# Exit code 4: a report was written although something ran out; with this model that is the turns.
 demo: model
 	@$(BIN)/python -m agentinfer_lg.cli demo --docs '$(subst ','\'',$(value DOCS))' -- '$(subst ','\'',$(value Q))' \
 		|| [ $$? -eq 4 ]

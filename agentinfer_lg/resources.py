@@ -5,6 +5,7 @@ Made once per graph and lazily, since `langgraph dev` imports a graph before any
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,15 @@ class Resources:
             crawler = Crawler(allow_private=self.settings.allow_private_addresses)
             self._reader = Reader(self.search, crawler)
         return self._reader
+
+    async def ready(self) -> None:
+        """Do the blocking part (settings, certificates) off the event loop; a resumed run enters at any node.
+
+        Raises:
+            ConfigurationError: Something needed is not configured.
+        """
+        if self._models is None or self._reader is None:
+            await asyncio.to_thread(self.prepare)
 
     def prepare(self) -> None:
         """Read settings and build models and tools; blocking, so async callers use a thread.

@@ -247,7 +247,7 @@ class SeekerState(_Shared, total=False):
     call: PendingCall
     """The one call that an `act` task runs."""
     modes: dict[str, str]
-    """Tier to the form in which it calls tools, fixed when it first thinks."""
+    """Tier to the form in which it calls tools; it may change once, from native to json."""
     proposal: Proposal
     pending: list[PendingCall]
     observations: Annotated[list[Observation], merge_round]

@@ -6,7 +6,6 @@ store and reads endpoints from the environment.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,7 +77,7 @@ def create_deep_research_graph(
     builder = StateGraph(
         ResearchState, context_schema=Context, input_schema=ResearchInput, output_schema=ResearchOutput
     )
-    builder.add_node("intake", bind(_intake, resources))
+    builder.add_node("intake", bind(_intake, resources, prepare=False))
     builder.add_node("plan", bind(plan, resources))
     builder.add_node("approve", _approve)
     builder.add_node("seeker", seeker_builder(resources).compile(name="seeker"))
@@ -95,7 +94,7 @@ async def _intake(state: ResearchState, runtime: Runtime[Context], *, resources:
     """Check the question and that everything needed is configured, before anything is spent."""
     context = runtime.context or Context()
     question = check_question(_question(state))
-    await asyncio.to_thread(resources.prepare)
+    await resources.ready()
     language = detect_language(question) if context.language == "auto" else context.language
     fresh = {"question": question, "asked": question, "language": language, "run_id": uuid.uuid4().hex}
     return {**fresh, "plan_step": 0, "plan": [], "answer": "", "report": "", **_cleared(state)}

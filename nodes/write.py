@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -137,22 +138,21 @@ class _Writer:
         """Put the report together without a model: the answer, each finding, and quotes where there is no answer."""
         lines = []
         for finding in self._findings:
-            marks = "".join(
-                f"[{self._numbers.index(key) + 1}]" for key in finding["sources"] if key in self._numbers
-            )
             if finding["answer"]:
+                marks = self._marks(finding["sources"])
                 lines.append(f"- {finding['question']} {finding['answer']} {marks}".rstrip())
             else:
                 lines.append(f"- {finding['question']} {self._prompts.no_answer}")
                 lines.extend(self._quotes(finding))
         keys = supporting_sources(answer, self._sources, self._numbers) if answer else []
         keys = keys or [key for finding in self._findings for key in finding["sources"]]
-        marks = "".join(
-            f"[{self._numbers.index(key) + 1}]" for key in dict.fromkeys(keys) if key in self._numbers
-        )
-        head = f"{answer} {marks}".rstrip() if answer else self._prompts.no_answer
+        head = f"{answer} {self._marks(keys)}".rstrip() if answer else self._prompts.no_answer
         text = f"{head}\n\n## {self._prompts.heading_findings}\n\n" + "\n".join(lines)
         return resolve_citations(text, numbers=self._numbers, sources=self._sources, attribute=False)
+
+    def _marks(self, keys: Iterable[str]) -> str:
+        numbers = (self._numbers.index(key) + 1 for key in dict.fromkeys(keys) if key in self._numbers)
+        return "".join(f"[{number}]" for number in numbers)
 
     def _quotes(self, finding: Finding) -> list[str]:
         passages = select_passages(self._sources, self._numbers, [finding["question"]], tokens=300)

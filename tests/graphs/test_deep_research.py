@@ -27,6 +27,7 @@ from agentinfer_lg import (
     create_deep_research_graph,
 )
 from agentinfer_lg.citations import source_key
+from agentinfer_lg.resources import Resources
 
 QUESTION = "When was Heron Point Light lit?"
 TWO = "Which is older, Heron Point Light or Gull Rock Light?"
@@ -369,6 +370,25 @@ async def test_a_plan_is_approved(docs: Path, endpoint: FakeOpenAI, answer: Any)
     result = await _answer_plan(endpoint, docs, answer)
     assert "1871" in result["answer"]
     assert endpoint.roles().count("plan") == 1
+
+
+async def test_a_run_that_goes_on_elsewhere_reads_its_settings_off_the_loop(
+    docs: Path, endpoint: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_loop = []
+    prepare = Resources.prepare
+
+    def spy(self: Resources) -> None:
+        on_the_loop.append(threading.current_thread() is threading.main_thread())
+        prepare(self)
+
+    monkeypatch.setattr(Resources, "prepare", spy)
+    saver, knobs = InMemorySaver(), Context(plan_approval=True)
+    for entry in ({"question": QUESTION}, Command(resume=True)):
+        graph = create_deep_research_graph(settings=_settings(endpoint, docs), checkpointer=saver)
+        result: Any = await graph.ainvoke(entry, THREAD, context=knobs)
+    assert "1871" in result["answer"]
+    assert on_the_loop == [False, False], "a server that was restarted must not block its event loop"
 
 
 @pytest.mark.parametrize("answer", [False, {"approve": False}])

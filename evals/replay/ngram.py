@@ -9,7 +9,7 @@ from agentinfer_lg.serving.sam.types import IntArray
 __all__ = ("prompt_lookup",)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True, nogil=True)
 def prompt_lookup(tokens: IntArray, shortest: int, longest: int, k: int) -> IntArray:
     """What followed the earliest occurrence of the longest n-gram that `tokens` ends with.
 

@@ -10,13 +10,17 @@ import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.replay.trajectories import Session
+from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sam.types import IntArray
+
+if TYPE_CHECKING:
+    from agentinfer_lg.serving.sam.drafter import DrafterOptions
 
 __all__ = ("DRAFTERS", "Costs", "ReplayDrafter", "make_drafter", "missing_package")
 
@@ -41,8 +45,11 @@ class ReplayDrafter(Protocol):
     `end_turn`; `end_session`.
     """
 
-    def begin_session(self, session: Session) -> None:
-        """A session begins. Only an oracle may look at its outputs."""
+    def begin_session(self, session: Session, *, remember: bool) -> None:
+        """A session begins. Only an oracle may look at its outputs.
+
+        Unless it is to be remembered, no later session may draw on it.
+        """
 
     def begin_turn(self, prompt: IntArray) -> None:
         """A request begins; `prompt` is the whole prompt, and stays as it is until the turn ends."""
@@ -69,7 +76,7 @@ class _Idle:
     def __init__(self) -> None:
         self._costs = Costs()
 
-    def begin_session(self, session: Session) -> None:
+    def begin_session(self, session: Session, *, remember: bool) -> None:
         """See `ReplayDrafter`."""
 
     def begin_turn(self, prompt: IntArray) -> None:
@@ -166,8 +173,14 @@ class ArcticDrafter(_Idle):
         self._cache = SuffixDecodingCache(max_tree_depth=depth, max_cached_requests=requests)
         self._depth, self._factor, self._least = depth, factor, least
         self._context = _Context()
-        self._request = 0
-        self._prompt = 0
+        self._request = self._first = 0
+        self._prompt = self._responses = 0
+        self._remember = True
+
+    def begin_session(self, session: Session, *, remember: bool) -> None:
+        """See `ReplayDrafter`."""
+        self._first = self._request + 1
+        self._remember = remember
 
     def begin_turn(self, prompt: IntArray) -> None:
         """See `ReplayDrafter`."""
@@ -200,7 +213,11 @@ class ArcticDrafter(_Idle):
         self._cache.stop_request(self._request)
         self._responses += len(self._context.last()) - self._prompt
 
-    _responses = 0
+    def end_session(self) -> None:
+        """See `ReplayDrafter`."""
+        if not self._remember:
+            for request in range(self._first, self._request + 1):
+                self._cache.evict_cached_response(request)
 
     def costs(self) -> Costs:
         """See `ReplayDrafter`."""
@@ -209,6 +226,77 @@ class ArcticDrafter(_Idle):
         running = len(self._context.last())
         self._costs.held_tokens = self._responses + (running - self._prompt) + running
         return self._costs
+
+
+class SamDrafter(_Idle):
+    """AgentSAM, building inline.
+
+    Args:
+        options: Of the drafter.
+        across_turns: Whether the requests of a session share what is known of it; else each is a session of its own.
+    """
+
+    def __init__(self, options: DrafterOptions, *, across_turns: bool = True) -> None:
+        super().__init__()
+        from agentinfer_lg.serving.sam.drafter import Drafter
+
+        self._drafter = Drafter(options, background=False)
+        self._across_turns = across_turns
+        self._session, self._turns, self._remember = "", 0, True
+        self._turn = self._known = self._length = 0
+        self._sessions = 0
+        self._pending: list[int] = []
+
+    def begin_session(self, session: Session, *, remember: bool) -> None:
+        """See `ReplayDrafter`."""
+        self._sessions += 1
+        self._session, self._turns, self._remember = f"session-{self._sessions}", len(session.turns), remember
+        self._turn = self._known = self._length = 0
+
+    def begin_turn(self, prompt: IntArray) -> None:
+        """See `ReplayDrafter`."""
+        self._turn += 1
+        ends = self._remember and self._turn == self._turns
+        name = self._session if self._across_turns else self._request
+        hints = SessionHints(session_id=name, turn=self._turn - 1, final=ends)
+        start = time.perf_counter()
+        self._drafter.start(self._request, prompt, hints=hints)
+        self._drafter.drain()
+        self._costs.build_seconds += time.perf_counter() - start
+        self._costs.build_tokens += len(prompt) - (self._known if self._across_turns else 0)
+        self._known = self._length = len(prompt)
+
+    def accept(self, tokens: list[int]) -> None:
+        """See `ReplayDrafter`."""
+        self._pending = tokens
+        self._known += len(tokens)
+
+    def propose(self, k: int) -> list[int]:
+        """See `ReplayDrafter`."""
+        pending, self._pending = self._pending, []
+        drafts: list[list[int]] = self._drafter.step([self._request], [pending], limits=[k])
+        return drafts[0]
+
+    def end_turn(self) -> None:
+        """See `ReplayDrafter`."""
+        self._drafter.step([self._request], [self._pending], limits=[0])
+        start = time.perf_counter()
+        self._drafter.finish(self._request)
+        self._drafter.drain()
+        self._costs.build_seconds += time.perf_counter() - start
+        if self._remember and self._turn == self._turns:
+            self._costs.build_tokens += self._known
+
+    def costs(self) -> Costs:
+        """See `ReplayDrafter`."""
+        stats = self._drafter.stats()
+        self._costs.held_bytes = stats.bytes
+        self._costs.held_tokens = stats.live_tokens + stats.history_tokens
+        return self._costs
+
+    @property
+    def _request(self) -> str:
+        return f"{self._session}/{self._turn}"
 
 
 Factory = Callable[[int, float], ReplayDrafter]
@@ -227,12 +315,39 @@ def _arctic(**options: Any) -> Factory:
     return lambda k, cost: ArcticDrafter(**options)
 
 
+def _sam(*, across_turns: bool = True, **options: Any) -> Factory:
+    def make(k: int, cost: float) -> ReplayDrafter:
+        from agentinfer_lg.serving.sam.drafter import DrafterOptions
+
+        chosen = DrafterOptions(max_draft=k, marginal_cost=cost, **options)
+        return SamDrafter(chosen, across_turns=across_turns)
+
+    return make
+
+
+def _oracle(*, any_occurrence: bool) -> Factory:
+    def make(k: int, cost: float) -> ReplayDrafter:
+        from agentinfer_lg.evals.replay.oracle import OracleDrafter
+
+        return OracleDrafter(any_occurrence=any_occurrence)
+
+    return make
+
+
 DRAFTERS: Mapping[str, tuple[str, Factory]] = {
     "none": ("", _none),
     "ngram": ("numba", _ngram(2, 5)),
     "ngram-5": ("numba", _ngram(5, 5)),
     "arctic": ("arctic_inference", _arctic()),
     "arctic-tuned": ("arctic_inference", _arctic(factor=4.0, depth=64)),
+    "request-sam": ("numba", _sam(history=False, across_turns=False)),
+    "paper": ("numba", _sam(mode="paper", top_k=4)),
+    "ours": ("numba", _sam()),
+    "ours-own": ("numba", _sam(history=False)),
+    "ours-history-only": ("numba", _sam(own=False)),
+    "ours-topk": ("numba", _sam(top_k=4)),
+    "oracle": ("numba", _oracle(any_occurrence=False)),
+    "oracle-any": ("numba", _oracle(any_occurrence=True)),
 }
 """Names of the drafters: the package that each needs, and how it is made."""
 

@@ -103,6 +103,8 @@ def replay(
     *,
     k: int,
     half: Half = "report",
+    before: Sequence[Session] = (),
+    remember: bool = True,
     on_session: Callable[[], None] = lambda: None,
 ) -> Score:
     """Replay sessions in their order through a drafter.
@@ -112,6 +114,8 @@ def replay(
         drafter: A fresh one.
         k: Most drafted tokens per step.
         half: Which sessions to count.
+        before: Sessions that run first, are remembered, and are not counted.
+        remember: Whether a session may draw on the earlier ones of `sessions`; on those of `before` it may always.
         on_session: Called after each session.
 
     Raises:
@@ -120,12 +124,16 @@ def replay(
     if not sessions or k < 1:
         msg = "A replay needs at least one session and one drafted token (k >= 1)."
         raise UserInputError(msg)
+    for session in before:
+        for _ in _replay_session(session, drafter, k, Tally(), [], remember=True):
+            pass
+        on_session()
     tallies: list[Tally] = []
     seconds: list[float] = []
     costs = Costs()
     for number, session in enumerate(sessions):
         tally, times = Tally(session.group), list[float]()
-        for turn in _replay_session(session, drafter, k, tally, times):
+        for turn in _replay_session(session, drafter, k, tally, times, remember=remember):
             if number == len(sessions) - 1 and turn == len(session.turns) - 1:
                 costs = drafter.costs()
         if in_half(session, half):
@@ -172,12 +180,12 @@ def _per_group(score: Score) -> npt.NDArray[np.float64]:
 
 
 def _replay_session(
-    session: Session, drafter: ReplayDrafter, k: int, tally: Tally, times: list[float]
+    session: Session, drafter: ReplayDrafter, k: int, tally: Tally, times: list[float], *, remember: bool
 ) -> Iterator[int]:
     """Replay one session; yields the number of each turn before the drafter is told of its end."""
     context = np.concatenate([part for turn in session.turns for part in (turn.prompt, turn.output)])
     end = 0
-    drafter.begin_session(session)
+    drafter.begin_session(session, remember=remember)
     for number, turn in enumerate(session.turns):
         end += len(turn.prompt)
         drafter.begin_turn(context[:end])

@@ -1,0 +1,205 @@
+"""Upper bounds: the best linear draft, chosen with knowledge of what comes.
+
+A linear draft copies what followed an earlier occurrence of the context's end, in the session itself or in a finished
+one. The oracles pick the candidate that agrees longest with the true output, and draft of it just the tokens that
+will be accepted.
+
+* `oracle`: candidates that statistics can point at: at every match length, in the session and in the finished ones
+  apart, the most recent occurrence, and the walk along the most frequent continuations. What choosing the right
+  source, match length and draft length could gain at most.
+* `oracle-any`: every occurrence of the last token. No drafter that copies, by any rule, emits more per pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from agentinfer_lg.evals.replay.rivals import Costs
+from agentinfer_lg.evals.replay.trajectories import Session
+from agentinfer_lg.serving.sam.automaton import (
+    _LENGTH,
+    _LINK,
+    CHAIN,
+    ROOT,
+    SuffixAutomaton,
+    arrays,
+    best_edge,
+    own_match,
+)
+from agentinfer_lg.serving.sam.types import IntArray
+
+__all__ = ("OracleDrafter",)
+
+_SEPARATOR = -1
+"""Stands between sessions; no token has this id."""
+_LONGEST_MATCH = 64
+"""Longer matches are all alike."""
+
+
+class OracleDrafter:
+    """See the module; a `ReplayDrafter`.
+
+    Args:
+        any_occurrence: Whether every occurrence of the last token is a candidate.
+    """
+
+    def __init__(self, *, any_occurrence: bool) -> None:
+        self._any = any_occurrence
+        self._text = _Text()
+        self._start = 0
+        self._remember = True
+        self._truth: IntArray = np.empty(0, dtype=np.int32)
+        self._ends: list[int] = []
+        self._own = SuffixAutomaton()
+        self._history = SuffixAutomaton()
+        self._tip = ROOT
+        self._match = (ROOT, 0)
+
+    def begin_session(self, session: Session, *, remember: bool) -> None:
+        """See `ReplayDrafter`."""
+        self._start, self._remember = self._text.length, remember
+        self._truth = np.concatenate([part for turn in session.turns for part in (turn.prompt, turn.output)])
+        lengths = [len(turn.prompt) + len(turn.output) for turn in session.turns]
+        self._ends = np.cumsum(lengths)[::-1].tolist()
+        self._own, self._tip, self._match = SuffixAutomaton(), ROOT, (ROOT, 0)
+
+    def begin_turn(self, prompt: IntArray) -> None:
+        """See `ReplayDrafter`."""
+        self._extend(prompt[self._text.length - self._start :])
+
+    def accept(self, tokens: list[int]) -> None:
+        """See `ReplayDrafter`."""
+        self._extend(np.asarray(tokens, dtype=np.int32))
+
+    def propose(self, k: int) -> list[int]:
+        """See `ReplayDrafter`."""
+        done = self._text.length - self._start
+        coming = self._truth[done : min(done + k, self._ends[-1])]
+        best = self._text.agreement(coming, start=self._start, any_occurrence=self._any)
+        if not self._any:
+            best = max(best, _frequent(self._own.address, *_tip_match(self._own.address, self._tip), coming))
+            best = max(best, _frequent(self._history.address, *self._match, coming))
+        draft: list[int] = coming[:best].tolist()
+        return draft
+
+    def end_turn(self) -> None:
+        """See `ReplayDrafter`."""
+        self._ends.pop()
+
+    def end_session(self) -> None:
+        """See `ReplayDrafter`."""
+        if not self._remember:
+            self._text.cut(self._start)
+            return
+        self._text.extend(np.full(1, _SEPARATOR, dtype=np.int32))
+        if not self._any:
+            self._history.extend(self._truth)
+
+    def costs(self) -> Costs:
+        """See `ReplayDrafter`."""
+        return Costs()
+
+    def _extend(self, tokens: IntArray) -> None:
+        self._text.extend(tokens)
+        if not self._any:
+            self._tip = self._own.extend(tokens, tip=self._tip)
+            self._match = self._history.match(tokens, state=self._match[0], length=self._match[1])
+
+
+class _Text:
+    """All tokens so far, each with the place where it stood before."""
+
+    def __init__(self) -> None:
+        self._tokens: IntArray = np.empty(1 << 16, dtype=np.int32)
+        self._earlier: IntArray = np.empty(1 << 16, dtype=np.int32)  # place of the same token before, or -1
+        self._latest: IntArray = np.full(1 << 16, -1, dtype=np.int32)  # per token: its last place
+        self.length = 0
+
+    def extend(self, tokens: IntArray) -> None:
+        end = self.length + len(tokens)
+        if end > len(self._tokens):
+            spare = np.empty(end, dtype=np.int32)
+            self._tokens = np.concatenate([self._tokens, spare])
+            self._earlier = np.concatenate([self._earlier, spare])
+        if len(tokens) and (highest := int(tokens.max())) >= len(self._latest):
+            more = np.full(highest + 1, -1, dtype=np.int32)
+            self._latest = np.concatenate([self._latest, more])
+        _append(self._tokens, self._earlier, self._latest, self.length, tokens)
+        self.length = end
+
+    def cut(self, length: int) -> None:
+        _cut(self._tokens, self._earlier, self._latest, length, self.length)
+        self.length = length
+
+    def agreement(self, coming: IntArray, *, start: int, any_occurrence: bool) -> int:
+        """Most tokens of `coming` that follow an earlier occurrence of the end; the session begins at `start`."""
+        last, longest = self.length - 1, 0 if any_occurrence else _LONGEST_MATCH
+        return int(_longest_copy(self._tokens, self._earlier, last, start, coming, longest))
+
+
+@njit(cache=True)
+def _append(text: IntArray, earlier: IntArray, latest: IntArray, length: int, tokens: IntArray) -> None:
+    for index in range(tokens.shape[0]):
+        token, place = tokens[index], length + index
+        text[place] = token
+        earlier[place] = latest[token] if token >= 0 else -1
+        if token >= 0:
+            latest[token] = place
+
+
+@njit(cache=True)
+def _cut(text: IntArray, earlier: IntArray, latest: IntArray, start: int, end: int) -> None:
+    for place in range(end - 1, start - 1, -1):
+        if text[place] >= 0:
+            latest[text[place]] = earlier[place]
+
+
+@njit(cache=True)
+def _longest_copy(
+    text: IntArray, earlier: IntArray, last: int, start: int, coming: IntArray, longest: int
+) -> int:
+    """See `_Text.agreement`; with `longest` above 0, only the most recent occurrences of each match length count."""
+    best, match, most = 0, 0, coming.shape[0]
+    place = earlier[last]
+    inside = True
+    while place >= 0 and best < most:
+        if inside and place < start:
+            inside, match = False, 0  # finished sessions are a source of their own
+        same = 1
+        while same < longest and same <= place and text[place - same] == text[last - same]:
+            same += 1
+        if longest == 0 or same > match:
+            match = same
+            ahead = 0
+            while ahead < most and place + 1 + ahead <= last and text[place + 1 + ahead] == coming[ahead]:
+                ahead += 1
+            best = max(best, ahead)
+        place = earlier[place]
+    return best
+
+
+@njit(cache=True)
+def _tip_match(address: int, tip: int) -> tuple[int, int]:
+    _, nodes, _, _ = arrays(address)
+    return own_match(nodes, tip)  # type: ignore[no-any-return]
+
+
+@njit(cache=True)
+def _frequent(address: int, state: int, length: int, coming: IntArray) -> int:
+    """Most tokens of `coming` on the walks along most frequent continuations, from every suffix of the match."""
+    _, nodes, edges, slots = arrays(address)
+    best = 0
+    for _ in range(CHAIN):
+        if length == 0 or best == coming.shape[0]:
+            break
+        ahead, place = 0, state
+        while ahead < coming.shape[0]:
+            token, place = best_edge(nodes, edges, slots, place)
+            if token != coming[ahead]:
+                break
+            ahead += 1
+        best = max(best, ahead)
+        state = nodes[state, _LINK]
+        length = nodes[state, _LENGTH]
+    return best

@@ -54,6 +54,7 @@ __all__ = (
     "load_sessions",
     "load_tokenizer",
     "read_chats",
+    "tokenizer_file",
 )
 
 Half = Literal["tune", "report", "all"]
@@ -155,16 +156,29 @@ def load_tokenizer(path: Path | None = None) -> Tokenizer:
     except ImportError as error:
         msg = "The replay needs the library `tokenizers`: pip install 'agentinfer-lg[evals]'."
         raise UserInputError(msg) from error
-    if path is None:
-        from agentinfer_lg.serving.demo_model import demo_model
-
-        path = demo_model()
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file = tokenizer_file(path)
     try:
         return Loader.from_file(str(file))
     except Exception as error:  # its failures have no type of their own
         msg = f"{file} is not a tokenizer ({error}). Give a tokenizer.json, or a model folder that holds one."
         raise UserInputError(msg) from error
+
+
+def tokenizer_file(path: Path | None = None) -> Path:
+    """The file of a tokenizer: `path` itself, the one in the model folder `path`, or the demo model's.
+
+    Raises:
+        UserInputError: There is no such file.
+    """
+    if path is None:
+        from agentinfer_lg.serving.demo_model import demo_model
+
+        path = demo_model()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        msg = f"There is no tokenizer {file}. Give a tokenizer.json, or a model folder that holds one."
+        raise UserInputError(msg)
+    return file
 
 
 def encode(chats: Sequence[Chat], tokenizer: Tokenizer) -> list[Session]:

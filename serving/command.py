@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.serving.machine import Device, Machine
+from agentinfer_lg.serving.sam.config import SamConfig
+from agentinfer_lg.serving.sam.flags import SamFlags, engine_obstacle, sam_flags
 from agentinfer_lg.serving.tool_parsers import find_tool_call_parser
 
-__all__ = ("ServeOptions", "build_command", "read_extra_args")
+__all__ = ("ServeOptions", "build_command", "read_extra_args", "speculation_note")
 
 _CPU_BLOCK_SIZE = 32
 """vLLM's CPU default of 128 tokens would leave every shorter prompt without a prefix-cache hit."""
@@ -44,6 +46,8 @@ class ServeOptions:
     compile: bool = False
     """Compile the model on a CPU: about an eighth faster, the first start takes a minute more."""
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
+    sam: SamConfig | None = field(default_factory=SamConfig)
+    """Speculation from session memory; None: none."""
     extra_args: tuple[str, ...] = ()
     """More arguments for vLLM; they win over everything else."""
 
@@ -63,10 +67,13 @@ def build_command(
     """
     machine = machine or Machine.detect()
     _check(options)
+    speculation = _speculation(options, device=device, machine=machine)
+    options = replace(options, extra_args=speculation.extra_args)
     given = _flag_names(options.extra_args)
     flags = [*_common_flags(options), *(_cpu_flags(options) if device == "cpu" else _gpu_flags(options))]
     if "tool-call-parser" not in given and not (given & {"enable-auto-tool-choice"}):
         flags += _tool_flags(options)
+    flags += speculation.flags
     kept = [part for name, *values in flags if name not in given for part in (f"--{name}", *values)]
     command = [
         machine.python,
@@ -76,6 +83,20 @@ def build_command(
         *options.extra_args,
     ]
     return command, _environment(options, device=device, machine=machine, given=given)
+
+
+def speculation_note(options: ServeOptions, *, device: Device, machine: Machine | None = None) -> str:
+    """Return a sentence about AgentSAM where it is not as the operator may expect, else an empty text.
+
+    Args:
+        options: What to serve.
+        device: The accelerator to serve on.
+        machine: Facts about the machine; by default this one.
+    """
+    outcome = _speculation(options, device=device, machine=machine or Machine.detect())
+    if outcome.off and options.sam is not None:
+        return f"AgentSAM is off: {outcome.off}."
+    return f"{outcome.note}." if outcome.note else ""
 
 
 def read_extra_args(options: ServeOptions) -> ServeOptions:
@@ -111,6 +132,13 @@ def _check(options: ServeOptions) -> None:
     if not 0 <= options.port <= 65535:
         msg = f"a port is between 0 and 65535, got {options.port}"
         raise UserInputError(msg)
+
+
+def _speculation(options: ServeOptions, *, device: Device, machine: Machine) -> SamFlags:
+    if options.sam is None:
+        return SamFlags(extra_args=options.extra_args, off="it is switched off")
+    obstacle = "it has no proposer for Ascend yet" if device == "npu" else engine_obstacle()
+    return sam_flags(options.sam, extra_args=options.extra_args, environ=machine.environ, obstacle=obstacle)
 
 
 def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,11 +14,17 @@ from agentinfer_lg.cli.failures import ExitCode, explain
 from agentinfer_lg.errors import EngineError
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.launch import ServeOptions, Server
+    from agentinfer_lg.serving.launch import Device, ServeOptions, Server
+    from agentinfer_lg.serving.sam.config import SamConfig
 
 __all__ = ("register",)
 
-_LISTEN, _MEMORY, _ENGINE = "Listening", "Memory", "Engine"
+_LISTEN, _MEMORY, _ENGINE, _SAM = (
+    "Listening",
+    "Memory",
+    "Engine",
+    "Speculation from session memory (AgentSAM)",
+)
 
 
 def _flag(name: str, text: str, panel: str) -> Any:  # Any: typer's own signature
@@ -67,6 +74,28 @@ def serve(
         Literal["auto", "cpu", "cuda", "npu"],
         _flag("--device", "Accelerator; default: what is there.", _ENGINE),
     ] = "auto",
+    sam: Annotated[
+        bool,
+        _flag(
+            "--sam/--no-sam",
+            "Draft tokens from this and earlier sessions; same answers, sooner. Default: on.",
+            _SAM,
+        ),
+    ] = True,
+    sam_max_draft: Annotated[
+        int, _flag("--sam-max-draft", "Most drafted tokens per request and step; default: 16.", _SAM)
+    ] = 16,
+    sam_memory: Annotated[
+        str,
+        _flag(
+            "--sam-memory",
+            "Folder that keeps token ids of finished sessions, or `off`; default: user cache.",
+            _SAM,
+        ),
+    ] = "",
+    sam_memory_tokens: Annotated[
+        int | None, _flag("--sam-memory-tokens", "Most tokens of finished sessions that are kept.", _SAM)
+    ] = None,
     timeout: Annotated[
         float, _flag("--timeout", "Seconds the start may take; default: 1800.", _ENGINE)
     ] = 1800.0,
@@ -91,12 +120,20 @@ def serve(
             tool_call_parser=tool_call_parser,
             compile=compile_model,
             device=device,
+            sam=_sam_config(sam_max_draft, sam_memory, sam_memory_tokens) if sam else None,
             extra_args=tuple(context.args),
         )
         code = _print_command(options) if dry_run else _run(options, timeout=timeout)
     except Exception as error:
         code = explain(error)
     raise typer.Exit(int(code))
+
+
+def _sam_config(max_draft: int, memory: str, memory_tokens: int | None) -> SamConfig:
+    from agentinfer_lg.serving.sam.config import SamConfig
+
+    config = SamConfig(max_draft=max_draft, memory=memory)
+    return config if memory_tokens is None else replace(config, memory_tokens=memory_tokens)
 
 
 def _is_demo(model: str) -> bool:
@@ -115,10 +152,19 @@ def _print_command(options: ServeOptions) -> ExitCode:
     from agentinfer_lg.serving.launch import build_command, detect_device
 
     device = detect_device() if options.device == "auto" else options.device
+    _note(options, device)
     command, variables = build_command(options, device=device)
     shown = {"PROMETHEUS_MULTIPROC_DIR": "$(mktemp -d)", **{k: shlex.quote(v) for k, v in variables.items()}}
     typer.echo(" ".join([*(f"{name}={value}" for name, value in shown.items()), shlex.join(command)]))
     return ExitCode.COMPLETE
+
+
+def _note(options: ServeOptions, device: Device) -> None:
+    from agentinfer_lg.serving.command import speculation_note
+
+    note = speculation_note(options, device=device)
+    if note:
+        typer.echo(note, err=True)
 
 
 def _run(options: ServeOptions, *, timeout: float) -> ExitCode:
@@ -127,6 +173,7 @@ def _run(options: ServeOptions, *, timeout: float) -> ExitCode:
 
     with stop_on_signals():
         server = Server(options, echo=sys.stderr)
+        _note(server.options, server.device)
         try:
             server.start()
             _announce(server, server.wait_ready(timeout))

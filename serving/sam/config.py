@@ -1,0 +1,117 @@
+"""Settings of AgentSAM inside the engine, as they travel in vLLM's `additional_config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, Self, get_args
+
+from agentinfer_lg.errors import UserInputError
+
+__all__ = ("MAX_DRAFT_LIMIT", "Mode", "SamConfig")
+
+Mode = Literal["calibrated", "paper"]
+"""How drafts are chosen: by learned acceptance, or by the fixed rule of the paper."""
+
+MAX_DRAFT_LIMIT = 128
+"""vLLM's own limit of drafted tokens per request and step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamConfig:
+    """Settings that an operator may change; all are plain scalars."""
+
+    mode: Mode = "calibrated"
+    max_draft: int = 16
+    """Most drafted tokens per request and step."""
+    marginal_cost: float | None = None
+    """Cost of verifying one more token, as a share of a step; None: measured while serving."""
+    own: bool = True
+    """Whether drafts may come from the session itself."""
+    history: bool = True
+    """Whether drafts may come from finished sessions."""
+    top_k: int = 0
+    """Number of similar sessions that are an extra source."""
+    memory: str = ""
+    """Folder of the session memory, `off` for none on disk; empty: a folder in the user's cache."""
+    memory_tokens: int = 20_000_000
+    """Most tokens of finished sessions that are kept."""
+    memory_days: float = 30.0
+    """Age in days at which a finished session is forgotten."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
+            msg = f"AgentSAM drafts 1 to {MAX_DRAFT_LIMIT} tokens per step, got max_draft={self.max_draft}"
+            raise UserInputError(msg)
+        if self.marginal_cost is not None and not 0 < self.marginal_cost <= 1:
+            msg = f"the marginal cost of a token is a share of a step, above 0 and at most 1, got {self.marginal_cost}"
+            raise UserInputError(msg)
+        if self.top_k < 0 or self.memory_tokens < 0 or self.memory_days <= 0:
+            msg = "top_k and memory_tokens must not be negative, and memory_days must be above 0"
+            raise UserInputError(msg)
+
+    @classmethod
+    def parse(cls, values: object) -> Self:
+        """Read `additional_config["agentinfer"]["sam"]`.
+
+        Args:
+            values: A mapping of field names to scalars, or None for the defaults.
+
+        Raises:
+            UserInputError: It is no mapping, a key is unknown, or a value has the wrong type or is out of range.
+        """
+        if values is None:
+            return cls()
+        if not isinstance(values, Mapping):
+            msg = f"the settings of AgentSAM must be a JSON object, got {type(values).__name__}"
+            raise UserInputError(msg)
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(str(key) for key in values if key not in known)
+        if unknown:
+            msg = f"AgentSAM has no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+            raise UserInputError(msg)
+        return cls(**{str(key): _read(str(key), value) for key, value in values.items()})  # type: ignore[arg-type]
+
+    def to_values(self) -> dict[str, str | int | float | bool]:
+        """Return the settings that differ from the defaults, as `parse` reads them."""
+        default = type(self)()
+        changed = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in changed.items() if value != getattr(default, name)}
+
+
+def _read(name: str, value: object) -> object:
+    kind = _KINDS[name]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = {
+        "mode": value in get_args(Mode),
+        "text": isinstance(value, str),
+        "switch": isinstance(value, bool),
+        "whole": number and isinstance(value, int),
+        "number": number,
+        "share": number or value is None,
+    }[kind]
+    if not fits:
+        msg = f"the AgentSAM setting {name} cannot be {value!r}: {_WANTED[kind]}"
+        raise UserInputError(msg)
+    return value
+
+
+_KINDS = {
+    "mode": "mode",
+    "max_draft": "whole",
+    "marginal_cost": "share",
+    "own": "switch",
+    "history": "switch",
+    "top_k": "whole",
+    "memory": "text",
+    "memory_tokens": "whole",
+    "memory_days": "number",
+}
+_WANTED = {
+    "mode": f"it is one of {', '.join(get_args(Mode))}",
+    "text": "it is a text",
+    "switch": "it is true or false",
+    "whole": "it is a whole number",
+    "number": "it is a number",
+    "share": "it is a number",
+}

@@ -256,7 +256,7 @@ class SamDrafter(_Idle):
     def begin_turn(self, prompt: IntArray) -> None:
         """See `ReplayDrafter`."""
         self._turn += 1
-        ends = self._remember and self._turn == self._turns
+        ends = self._remember and (self._turn == self._turns or not self._across_turns)
         name = self._session if self._across_turns else self._request
         hints = SessionHints(session_id=name, turn=self._turn - 1, final=ends)
         start = time.perf_counter()
@@ -284,7 +284,7 @@ class SamDrafter(_Idle):
         self._drafter.finish(self._request)
         self._drafter.drain()
         self._costs.build_seconds += time.perf_counter() - start
-        if self._remember and self._turn == self._turns:
+        if self._across_turns and self._remember and self._turn == self._turns:
             self._costs.build_tokens += self._known
 
     def costs(self) -> Costs:

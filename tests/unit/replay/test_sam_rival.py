@@ -1,0 +1,120 @@
+"""How the replay drives our drafter: a recording stand-in has its interface."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from agentinfer_lg.evals.replay.rivals import make_drafter
+from agentinfer_lg.evals.replay.speculation import Score, replay
+from agentinfer_lg.evals.replay.trajectories import Session, Turn
+from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.serving.sam.types import IntArray
+
+
+class Recorder:
+    made: ClassVar[list[Recorder]] = []
+
+    def __init__(self, options: Any, *, background: bool = True, **others: Any) -> None:
+        assert not background
+        self.options, self.others = options, others
+        self.started: list[tuple[str, list[int], SessionHints]] = []
+        self.steps: list[tuple[str, list[int], int]] = []
+        self.finished: list[str] = []
+        Recorder.made.append(self)
+
+    def start(self, request: str, prompt: IntArray, *, hints: SessionHints) -> None:
+        self.started.append((request, prompt.tolist(), hints))
+
+    def step(
+        self, requests: Sequence[str], verified: Sequence[Sequence[int]], *, limits: Sequence[int]
+    ) -> list[list[int]]:
+        self.steps.append((requests[0], list(verified[0]), limits[0]))
+        return [[7] * limits[0]]
+
+    def finish(self, request: str) -> None:
+        self.finished.append(request)
+
+    def drain(self) -> None:
+        pass
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(bytes=640, live_tokens=4, history_tokens=6)
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("agentinfer_lg.serving.sam.drafter")
+    module.Drafter = Recorder  # type: ignore[attr-defined]
+    module.DrafterOptions = lambda **options: options  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    Recorder.made.clear()
+
+
+def turn(prompt: list[int], output: list[int]) -> Turn:
+    return Turn(np.asarray(prompt, dtype=np.int32), np.asarray(output, dtype=np.int32))
+
+
+SESSIONS = [
+    Session("a", "a", (turn([1, 2], [3, 7, 4]), turn([5], [6, 8]))),
+    Session("b", "b", (turn([1], [2]),)),
+]
+
+
+def run(name: str, **options: Any) -> tuple[Recorder, Score]:
+    drafter = make_drafter(name, k=2, marginal_cost=0.2)
+    score = replay(SESSIONS, drafter, k=2, half="all", **options)
+    return Recorder.made[-1], score
+
+
+def test_requests_of_a_session_share_its_id_and_the_last_is_final() -> None:
+    recorder, score = run("ours")
+    assert recorder.options == {"max_draft": 2, "marginal_cost": 0.2}
+    prompts = [prompt for _, prompt, _ in recorder.started]
+    assert prompts == [[1, 2], [1, 2, 3, 7, 4, 5], [1]]
+    hints = [hints for _, _, hints in recorder.started]
+    assert [each.session_id for each in hints] == ["session-1", "session-1", "session-2"]
+    assert [(each.turn, each.final) for each in hints] == [(0, False), (1, True), (0, True)]
+    assert recorder.finished == [request for request, _, _ in recorder.started]
+    assert len(set(recorder.finished)) == 3
+    # prompt of the first turn, what came new with the second, both sessions when they end
+    assert score.costs.build_tokens == 2 + 1 + 8 + 1 + 2
+    assert score.row()["bytes_per_token"] == 64
+
+
+def test_every_emitted_token_reaches_the_drafter_once() -> None:
+    recorder, score = run("ours")
+    steps = [(tokens, limit) for _, tokens, limit in recorder.steps]
+    assert steps == [([3], 2), ([7, 4], 0), ([6], 2), ([8], 0), ([2], 0)]
+    assert (score.total("steps"), score.total("accepted"), score.total("drafted")) == (2, 1, 4)
+
+
+def test_sessions_that_must_not_be_remembered_never_end() -> None:
+    recorder, _ = run("ours", remember=False)
+    assert not any(hints.final for _, _, hints in recorder.started)
+
+
+def test_request_sam_knows_nothing_of_earlier_turns() -> None:
+    recorder, score = run("request-sam")
+    assert recorder.options["history"] is False
+    assert len({hints.session_id for _, _, hints in recorder.started}) == 3
+    assert score.costs.build_tokens == 2 + 6 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("paper", {"mode": "paper", "top_k": 4}),
+        ("ours-own", {"history": False}),
+        ("ours-history-only", {"own": False}),
+        ("ours-topk", {"top_k": 4}),
+    ],
+)
+def test_variants_switch_one_thing(name: str, chosen: dict[str, object]) -> None:
+    recorder, _ = run(name)
+    assert recorder.options == {"max_draft": 2, "marginal_cost": 0.2, **chosen}

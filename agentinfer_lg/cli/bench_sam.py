@@ -124,6 +124,7 @@ _COLUMNS = (
     (".3", "{speedup_at_0_3:.2f}"),
     ("step us p50", "{propose_us_p50:.1f}"),
     ("p99", "{propose_us_p99:.1f}"),
+    ("next turn us p50", "{next_turn_us_p50:.0f}"),
     ("build us/token", "{build_us_per_token:.2f}"),
     ("bytes/token", "{bytes_per_token:.0f}"),
 )

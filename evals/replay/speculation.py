@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.replay.rivals import Costs, ReplayDrafter
 from agentinfer_lg.evals.replay.trajectories import Half, Session, in_half
 
-__all__ = ("COSTS", "Score", "Tally", "paired_interval", "replay")
+__all__ = ("COSTS", "Score", "Tally", "Times", "paired_interval", "replay")
 
 COSTS = (0.01, 0.03, 0.1, 0.3)
 """Marginal costs c of verifying one more token, as shares of a forward pass."""
@@ -41,13 +42,30 @@ class Tally:
     accepted: int = 0
 
 
+@dataclass(slots=True)
+class Times:
+    """Seconds that an engine would have waited for the drafter."""
+
+    steps: list[float] = field(default_factory=list)
+    """Per step: from the emitted tokens to the next draft, learning included."""
+    first_turns: list[float] = field(default_factory=list)
+    """Per session: to take in the first prompt."""
+    next_turns: list[float] = field(default_factory=list)
+    """Per further turn: to take in its prompt."""
+
+    def extend(self, other: Times) -> None:
+        """Add those of another session."""
+        self.steps += other.steps
+        self.first_turns += other.first_turns
+        self.next_turns += other.next_turns
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Result of one replay, over the sessions counted."""
 
     sessions: tuple[Tally, ...]
-    step_seconds: npt.NDArray[np.float64]
-    """Per step: the time from the emitted tokens to the next draft, learning included."""
+    times: Times
     costs: Costs
     """Over all sessions, counted or not."""
 
@@ -76,16 +94,17 @@ class Score:
 
     def row(self) -> dict[str, float | int]:
         """All figures as a flat JSON object; times in microseconds."""
-        micro = self.step_seconds * 1e6
-        p50, p99, mean = (*np.percentile(micro, [50, 99]), micro.mean()) if len(micro) else (0.0, 0.0, 0.0)
         return {
             "tokens_per_pass": self.tokens_per_pass,
             "hit_rate": self.hit_rate,
             "drafted_per_pass": self.drafted_per_pass,
             **{f"speedup_at_{str(cost).replace('.', '_')}": self.speedup(cost) for cost in COSTS},
-            "propose_us_p50": float(p50),
-            "propose_us_p99": float(p99),
-            "step_us_mean": float(mean),
+            "propose_us_p50": _micro(np.median, self.times.steps),
+            "propose_us_p99": _micro(_p99, self.times.steps),
+            "step_us_mean": _micro(np.mean, self.times.steps),
+            "first_turn_us_p50": _micro(np.median, self.times.first_turns),
+            "next_turn_us_p50": _micro(np.median, self.times.next_turns),
+            "next_turn_us_p99": _micro(_p99, self.times.next_turns),
             "build_us_per_token": 1e6 * self.costs.build_seconds / max(self.costs.build_tokens, 1),
             "build_tokens": self.costs.build_tokens,
             "bytes_per_token": self.costs.held_bytes / max(self.costs.held_tokens, 1),
@@ -95,6 +114,14 @@ class Score:
                 for name in ("outputs", "steps", "emitted", "drafts", "drafted", "accepted")
             },
         }
+
+
+def _p99(values: npt.NDArray[np.float64]) -> np.float64:
+    return np.float64(np.percentile(values, 99))
+
+
+def _micro(statistic: Callable[[npt.NDArray[np.float64]], Any], seconds: Sequence[float]) -> float:
+    return 1e6 * float(statistic(np.asarray(seconds))) if seconds else 0.0
 
 
 def replay(
@@ -125,22 +152,22 @@ def replay(
         msg = "A replay needs at least one session and one drafted token (k >= 1)."
         raise UserInputError(msg)
     for session in before:
-        for _ in _replay_session(session, drafter, k, Tally(), [], remember=True):
+        for _ in _replay_session(session, drafter, k, Tally(), Times(), remember=True):
             pass
         on_session()
     tallies: list[Tally] = []
-    seconds: list[float] = []
+    all_times = Times()
     costs = Costs()
     for number, session in enumerate(sessions):
-        tally, times = Tally(session.group), list[float]()
+        tally, times = Tally(session.group), Times()
         for turn in _replay_session(session, drafter, k, tally, times, remember=remember):
             if number == len(sessions) - 1 and turn == len(session.turns) - 1:
                 costs = drafter.costs()
         if in_half(session, half):
             tallies.append(tally)
-            seconds.extend(times)
+            all_times.extend(times)
         on_session()
-    return Score(sessions=tuple(tallies), step_seconds=np.asarray(seconds), costs=costs)
+    return Score(sessions=tuple(tallies), times=all_times, costs=costs)
 
 
 def paired_interval(
@@ -180,7 +207,7 @@ def _per_group(score: Score) -> npt.NDArray[np.float64]:
 
 
 def _replay_session(
-    session: Session, drafter: ReplayDrafter, k: int, tally: Tally, times: list[float], *, remember: bool
+    session: Session, drafter: ReplayDrafter, k: int, tally: Tally, times: Times, *, remember: bool
 ) -> Iterator[int]:
     """Replay one session; yields the number of each turn before the drafter is told of its end."""
     context = np.concatenate([part for turn in session.turns for part in (turn.prompt, turn.output)])
@@ -188,7 +215,9 @@ def _replay_session(
     drafter.begin_session(session, remember=remember)
     for number, turn in enumerate(session.turns):
         end += len(turn.prompt)
+        start = time.perf_counter()
         drafter.begin_turn(context[:end])
+        (times.next_turns if number else times.first_turns).append(time.perf_counter() - start)
         _replay_turn(turn.output.tolist(), drafter, k, tally, times)
         end += len(turn.output)
         yield number
@@ -196,14 +225,14 @@ def _replay_session(
     drafter.end_session()
 
 
-def _replay_turn(output: list[int], drafter: ReplayDrafter, k: int, tally: Tally, times: list[float]) -> None:
+def _replay_turn(output: list[int], drafter: ReplayDrafter, k: int, tally: Tally, times: Times) -> None:
     tally.outputs += 1
     emitted, done = output[:1], 1
     while done < len(output):
         start = time.perf_counter()
         drafter.accept(emitted)
         draft = drafter.propose(k)[:k]
-        times.append(time.perf_counter() - start)
+        times.steps.append(time.perf_counter() - start)
         accepted = _agreement(draft, output, done)
         emitted = output[done : done + accepted + 1]
         done += len(emitted)

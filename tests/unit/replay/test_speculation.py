@@ -18,7 +18,7 @@ from agentinfer_lg.evals.replay.comparison import Comparison, compare
 from agentinfer_lg.evals.replay.ngram import prompt_lookup
 from agentinfer_lg.evals.replay.oracle import OracleDrafter
 from agentinfer_lg.evals.replay.rivals import Costs, make_drafter, missing_package
-from agentinfer_lg.evals.replay.speculation import Score, Tally, paired_interval, replay
+from agentinfer_lg.evals.replay.speculation import Score, Tally, Times, paired_interval, replay
 from agentinfer_lg.evals.replay.trajectories import Session, Turn
 from agentinfer_lg.serving.sam.types import IntArray
 
@@ -107,7 +107,8 @@ def test_a_replay_computed_by_hand() -> None:
     assert row["speedup_at_0_03"] == pytest.approx(1.5 / (1 + 0.03 * 1.75))
     assert row["build_us_per_token"] == pytest.approx(2.0)
     assert row["bytes_per_token"] == pytest.approx(60)
-    assert (row["sessions"], row["steps"], len(score.step_seconds)) == (1, 4, 4)
+    assert (row["sessions"], row["steps"], len(score.times.steps)) == (1, 4, 4)
+    assert (len(score.times.first_turns), len(score.times.next_turns)) == (1, 1)
 
 
 outputs = st.lists(st.integers(0, 5), min_size=1, max_size=40)
@@ -200,7 +201,7 @@ def _score(*tallies: tuple[str, int, int, int]) -> Score:
     sessions = tuple(
         Tally(group, 1, steps, emitted, 0, drafted) for group, emitted, steps, drafted in tallies
     )
-    return Score(sessions=sessions, step_seconds=np.zeros(0), costs=Costs())
+    return Score(sessions=sessions, times=Times(), costs=Costs())
 
 
 def test_the_paired_interval_is_that_of_the_ratio_of_speedups() -> None:

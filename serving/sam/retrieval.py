@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -77,7 +78,7 @@ class MinHashIndex:
 
     The share of equal hashes estimates how much of two sessions' runs together is in both (their Jaccard similarity; the
     standard error is at most 1/16). Hashes are kept in 16 bits, so two sessions with nothing in common have one equal
-    hash in a thousand cases. A session takes 136 bytes and its entry in a dictionary.
+    hash in a thousand cases. A session takes 136 bytes, and about as much for its entry in a dictionary.
 
     Args:
         query_tokens: Only so many tokens at the end of a query count.
@@ -105,8 +106,9 @@ class MinHashIndex:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the arrays, with their room to grow."""
-        return self._signatures.nbytes + self._keys.nbytes
+        """Bytes of arrays and dictionary, with their room to grow."""
+        arrays = self._signatures.nbytes + self._keys.nbytes
+        return arrays + sys.getsizeof(self._rows) + 2 * sys.getsizeof(2**31) * len(self._rows)
 
     def add(self, key: int, tokens: IntArray) -> None:
         """Add a session, or replace the one with this key."""

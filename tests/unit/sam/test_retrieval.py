@@ -132,7 +132,7 @@ class TestMinHash:
         index = MinHashIndex()
         for number in range(4_096):
             index.add(number, ids(number, 1, 2, 3))
-        assert index.bytes == 4_096 * 136
+        assert 136 < index.bytes / 4_096 < 300
 
     def test_many_threads(self) -> None:
         index = MinHashIndex()

@@ -53,6 +53,12 @@ def sam(
     limit_sessions: Annotated[
         int | None, typer.Option(min=1, help="The first so many sessions of each set only.")
     ] = None,
+    batches: Annotated[
+        str,
+        typer.Option(
+            help="Also measure the time of a step for whole batches of so many sessions; separated by commas."
+        ),
+    ] = "",
     data: Annotated[
         Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
     ] = None,
@@ -63,14 +69,20 @@ def sam(
     What a model wrote is taken as the truth, and a draft counts as far as it agrees (greedy verification).
     """
     try:
-        from agentinfer_lg.evals.replay.comparison import DEFAULT_DRAFTERS, Comparison, compare, versions
+        from agentinfer_lg.evals.replay.comparison import (
+            DEFAULT_DRAFTERS,
+            Comparison,
+            compare,
+            measure_batches,
+            versions,
+        )
     except ImportError as error:
         msg = f"The replay needs {error.name}: pip install 'agentinfer-lg[evals]'."
         raise UserInputError(msg) from error
     comparison = Comparison(
         sets=_names(sets),
         drafters=_names(drafters) or DEFAULT_DRAFTERS,
-        k=_numbers(k),
+        k=_numbers("--k", k),
         half=half,
         history=history,
         marginal_cost=marginal_cost,
@@ -78,13 +90,20 @@ def sam(
         data=data,
         limit_sessions=limit_sessions,
     )
+    sizes = _numbers("--batches", batches)
     for sentence in comparison.missing:
         typer.echo(sentence, err=True)
     with _progress() as (on_plan, on_session):
         rows = list(compare(comparison, on_plan=on_plan, on_session=on_session))
-    typer.echo("\n".join(_table(rows, comparison)))
+        batch_rows = list(measure_batches(comparison, sizes, on_session=on_session))
+    typer.echo("\n".join([*_table(rows, comparison), *_batch_table(batch_rows)]))
     if json_file is not None:
-        result = {"rows": rows, "settings": comparison.settings, "versions": versions()}
+        result = {
+            "rows": rows,
+            "batches": batch_rows,
+            "settings": comparison.settings,
+            "versions": versions(),
+        }
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
@@ -92,11 +111,11 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in _names(text))
     except ValueError as error:
-        msg = f"--k takes whole numbers separated by commas, not {text!r}."
+        msg = f"{flag} takes whole numbers separated by commas, not {text!r}."
         raise UserInputError(msg) from error
 
 
@@ -144,6 +163,23 @@ def _table(rows: Sequence[dict[str, Any]], comparison: Comparison) -> list[str]:
             head = ("drafter", "K", *(title for title, _ in _COLUMNS), *references)
             lines += _aligned([head, *(_cells(row, references) for row in own)])
     return lines
+
+
+def _batch_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ("set", "drafter", "K", "batch", "us per step of the batch, p50", "p99", "mean")
+    forms = (
+        "{set}",
+        "{drafter}",
+        "{k}",
+        "{batch}",
+        "{step_us_p50:.1f}",
+        "{step_us_p99:.1f}",
+        "{step_us_mean:.1f}",
+    )
+    cells = [tuple(form.format_map(row) for form in forms) for row in rows]
+    return ["", "The same steps for every drafter, in a batch", "", *_aligned([head, *cells])]
 
 
 def _cells(row: dict[str, Any], references: Sequence[str]) -> tuple[str, ...]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.replay.lockstep import BATCH_DRAFTERS, measure
 from agentinfer_lg.evals.replay.rivals import make_drafter, missing_package
 from agentinfer_lg.evals.replay.speculation import Score, paired_interval, replay
 from agentinfer_lg.evals.replay.trajectories import SETS, Half, Session, load_sessions, tokenizer_file
 
-__all__ = ("DEFAULT_DRAFTERS", "REFERENCES", "Comparison", "History", "compare", "versions")
+__all__ = (
+    "DEFAULT_DRAFTERS",
+    "REFERENCES",
+    "Comparison",
+    "History",
+    "compare",
+    "measure_batches",
+    "versions",
+)
 
 History = Literal["own", "foreign", "both"]
 """Finished sessions that a drafter may know: earlier ones of the same set; all of the other sets; both."""
@@ -116,6 +125,31 @@ def compare(
                     on_session=lambda run=run: on_session(run),  # type: ignore[misc]
                 )
             yield from _rows(comparison, name, k, scores)
+
+
+def measure_batches(
+    comparison: Comparison, sizes: Sequence[int], *, on_session: Callable[[str], None] = lambda run: None
+) -> Iterator[Row]:
+    """Time whole batches on every set at the largest k, with the drafters for which that is possible.
+
+    Args:
+        comparison: What to run.
+        sizes: Sessions at once, one run each.
+        on_session: Called before each run with its name.
+
+    Yields:
+        One row per run: set, and the figures of `lockstep.measure`.
+
+    Raises:
+        UserInputError: A set or tokenizer cannot be had, or a set has fewer sessions than a batch.
+    """
+    drafters = [name for name in BATCH_DRAFTERS if name in comparison.available]
+    for name in comparison.sets if sizes else ():
+        sessions = _load(comparison, name)
+        for size in sizes:
+            for drafter in drafters:
+                on_session(f"{name} {drafter} batch {size}")
+                yield {"set": name, **measure(sessions, drafter, k=max(comparison.k), batch=size)}
 
 
 def versions() -> dict[str, str]:

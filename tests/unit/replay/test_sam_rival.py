@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.replay.lockstep import measure
 from agentinfer_lg.evals.replay.rivals import make_drafter
 from agentinfer_lg.evals.replay.speculation import Score, replay
 from agentinfer_lg.evals.replay.trajectories import Session, Turn
@@ -26,16 +28,23 @@ class Recorder:
         self.started: list[tuple[str, list[int], SessionHints]] = []
         self.steps: list[tuple[str, list[int], int]] = []
         self.finished: list[str] = []
+        self.batches: list[int] = []
         Recorder.made.append(self)
 
     def start(self, request: str, prompt: IntArray, *, hints: SessionHints) -> None:
         self.started.append((request, prompt.tolist(), hints))
 
     def step(
-        self, requests: Sequence[str], verified: Sequence[Sequence[int]], *, limits: Sequence[int]
+        self,
+        requests: Sequence[str],
+        verified: Sequence[Sequence[int]],
+        *,
+        limits: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        self.steps.append((requests[0], list(verified[0]), limits[0]))
-        return [[7] * limits[0]]
+        limits = limits or [9] * len(requests)
+        self.steps += zip(requests, map(list, verified), limits, strict=True)
+        self.batches.append(len(requests))
+        return [[7] * limit for limit in limits]
 
     def finish(self, request: str) -> None:
         self.finished.append(request)
@@ -118,3 +127,24 @@ def test_request_sam_knows_nothing_of_earlier_turns() -> None:
 def test_variants_switch_one_thing(name: str, chosen: dict[str, object]) -> None:
     recorder, _ = run(name)
     assert recorder.options == {"max_draft": 2, "marginal_cost": 0.2, **chosen}
+
+
+def test_a_batch_steps_through_the_recorded_outputs() -> None:
+    row = measure(SESSIONS, "ours", k=9, batch=2)
+    recorder = Recorder.made[-1]
+    assert recorder.batches == [
+        2,
+        1,
+    ]  # "b" and the first turn of "a" end with the first step, which alone is full
+    assert row["steps"] == 1
+    by_session = [(request.split("/")[0], tokens) for request, tokens, _ in recorder.steps]
+    assert by_session == [("session-0", [3, 7, 4]), ("session-1", [2]), ("session-0", [6, 8])]
+    assert [prompt for _, prompt, _ in recorder.started] == [[1, 2], [1], [1, 2, 3, 7, 4, 5]]
+    assert [hints.final for _, _, hints in recorder.started] == [False, True, True]
+    assert sorted(recorder.finished) == sorted(request for request, _, _ in recorder.started)
+
+
+@pytest.mark.parametrize(("name", "batch", "sentence"), [("ours", 3, "1 to 2"), ("ngram", 1, "not ngram")])
+def test_batches_that_cannot_be_measured_are_refused(name: str, batch: int, sentence: str) -> None:
+    with pytest.raises(UserInputError, match=sentence):
+        measure(SESSIONS, name, k=4, batch=batch)

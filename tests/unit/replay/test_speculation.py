@@ -322,7 +322,7 @@ def test_bench_sam_writes_one_row_per_set_drafter_and_k(chats: Path, tmp_path: P
     file = tmp_path / "out.json"
     drafters = [name for name in ("none", "ngram", "arctic", "oracle") if not missing_package(name)]
     flags = ["--sets", str(chats), "--drafters", ",".join(drafters), "--k", "2,4", "--half", "all"]
-    flags += ["--tokenizer", str(tmp_path), "--json", str(file)]
+    flags += ["--tokenizer", str(tmp_path), "--json", str(file), "--batches", "1,3"]
     done = CliRunner().invoke(app, ["sam", *flags])
     assert done.exit_code == 0, done.output
     result = json.loads(file.read_text())
@@ -336,6 +336,8 @@ def test_bench_sam_writes_one_row_per_set_drafter_and_k(chats: Path, tmp_path: P
     if "arctic" in drafters:
         assert figures["none", 4]["vs_arctic_high"] < 1 <= figures["oracle", 4]["vs_arctic_low"]
         assert "vs_arctic" not in figures["arctic", 4]
+    measured = [(row["drafter"], row["batch"], row["k"]) for row in result["batches"]]
+    assert measured == ([("arctic", 1, 4), ("arctic", 3, 4)] if "arctic" in drafters else [])
     assert result["settings"]["half"] == "all"
     assert "numpy" in result["versions"]
     assert str(tmp_path) not in json.dumps(result["settings"] | {"sets": []})

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from agentinfer_lg.cli import bench_retrieval, bench_sam
+from agentinfer_lg.cli import bench_engine, bench_retrieval, bench_sam
 
 __all__ = ("app",)
 
 app = typer.Typer(name="bench", help="Measure single parts on recorded data.", no_args_is_help=True)
 bench_retrieval.register(app)
 bench_sam.register(app)
+bench_engine.register(app)
 
 
 @app.callback()

@@ -12,7 +12,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from agentinfer_lg.serving.sam.types import Source
 
 __all__ = ("SamMetrics",)
 
@@ -20,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _SECONDS = 0.5
 """Time between two updates."""
-_SOURCES = ("own", "history", "similar")
+_SOURCES: tuple[str, ...] = get_args(Source)
 
 _COUNTERS = {
     "drafts": ("Drafts proposed, by the source of their first token.", "source"),

@@ -17,6 +17,7 @@ import pytest
 
 from agentinfer_lg.serving.demo_model import DEMO_MODEL, demo_model
 from agentinfer_lg.serving.launch import ServeOptions, Server
+from agentinfer_lg.serving.sam.config import SamConfig
 
 # One test may wait for the start of the engine and for the download of the model, whatever its own work takes.
 START_TIMEOUT = 900
@@ -52,7 +53,12 @@ def demo_model_folder() -> Path:
 def engine(demo_model_folder: Path) -> Iterator[Engine]:
     """A server with the demo model, shared by all tests of the session."""
     options = ServeOptions(
-        model=str(demo_model_folder), served_model_name=DEMO_MODEL, port=0, kv_cache_gib=1, max_num_seqs=8
+        model=str(demo_model_folder),
+        served_model_name=DEMO_MODEL,
+        port=0,
+        kv_cache_gib=1,
+        max_num_seqs=8,
+        sam=SamConfig(memory="off"),  # nothing of the tests stays in the user's cache
     )
     with Server(options) as server:
         server.wait_ready(timeout=START_TIMEOUT - 60)

@@ -22,6 +22,7 @@ from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving import launch
 from agentinfer_lg.serving.diagnosis import explain_exit, startup_stage
 from agentinfer_lg.serving.launch import Machine, ServeOptions, Server, build_command, detect_device
+from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.tool_parsers import find_tool_call_parser
 
 BARE = Machine(python="python", memory_gib=16)
@@ -463,7 +464,13 @@ class TestRealEngine:
         assert processes_of(group) == []
 
     def test_stopping_leaves_no_process(self, demo_model_folder: Path) -> None:
-        options = ServeOptions(model=str(demo_model_folder), port=0, kv_cache_gib=1, max_model_len=1024)
+        options = ServeOptions(
+            model=str(demo_model_folder),
+            port=0,
+            kv_cache_gib=1,
+            max_model_len=1024,
+            sam=SamConfig(memory="off"),
+        )
         with Server(options) as server:
             server.wait_ready(timeout=600)
             group = server.pid

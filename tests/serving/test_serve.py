@@ -50,6 +50,32 @@ class TestServe:
         assert "vllm.entrypoints.cli.main serve owner/model" in result.stdout
         assert "VLLM_CPU" not in result.stdout
 
+    def test_speculation_is_on_and_can_be_set(self, app: typer.Typer) -> None:
+        arguments = ["serve", "m", "--device", "cpu", "--dry-run"]
+        result = CliRunner().invoke(app, arguments)
+        assert "AgentSAMProposer" in result.stdout
+        assert result.stderr == ""
+        result = CliRunner().invoke(
+            app, [*arguments, "--sam-max-draft", "5", "--sam-memory", "off", "--sam-memory-tokens", "9"]
+        )
+        words = shlex.split(result.stdout)
+        assert json.loads(words[words.index("--speculative-config") + 1])["num_speculative_tokens"] == 5
+        ours = json.loads(words[words.index("--additional-config") + 1])["agentinfer"]["sam"]
+        assert (ours["memory"], ours["memory_tokens"]) == ("off", 9)
+
+    def test_speculation_is_off_on_request_or_with_a_reason(self, app: typer.Typer) -> None:
+        result = CliRunner().invoke(app, ["serve", "m", "--device", "cpu", "--dry-run", "--no-sam"])
+        assert "AgentSAM" not in result.output
+        arguments = ["serve", "m", "--device", "cpu", "--dry-run", "--", "--async-scheduling"]
+        result = CliRunner().invoke(app, arguments)
+        assert "AgentSAMProposer" not in result.stdout
+        assert "AgentSAM is off: vLLM cannot draft so with --async-scheduling." in result.stderr
+
+    def test_an_impossible_draft_is_wrong_usage(self, app: typer.Typer) -> None:
+        result = CliRunner().invoke(app, ["serve", "m", "--sam-max-draft", "0", "--dry-run"])
+        assert result.exit_code == 2
+        assert "drafts 1 to 128 tokens" in result.stderr
+
     def test_an_impossible_value_is_wrong_usage(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--kv-cache-gib", "0", "--dry-run"])
         assert result.exit_code == 2
@@ -66,7 +92,16 @@ class TestServe:
 
     def test_serves_until_it_is_interrupted(self, demo_model_folder: Path) -> None:
         command = [sys.executable, "-m", "agentinfer_lg.cli", "serve", str(demo_model_folder), "--port", "0"]
-        command += ["--kv-cache-gib", "1", "--max-model-len", "1024", "--served-model-name", "small"]
+        command += [
+            "--kv-cache-gib",
+            "1",
+            "--max-model-len",
+            "1024",
+            "--served-model-name",
+            "small",
+            "--sam-memory",
+            "off",
+        ]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -70,8 +70,8 @@ def engine(
     from agentinfer_lg.evals.engine import EngineBenchmark, EngineOptions
     from agentinfer_lg.evals.engine_plan import plan
 
+    specs, batches = _specs(spec), _batches(batch)
     folder = _model_folder(model)
-    batches = _batches(batch)
     pieces = plan(
         _load(sets, data=data, tokenizer=folder),
         batches=batches,
@@ -105,7 +105,7 @@ def engine(
         "dtype": dtype,
         "seed": seed,
     }
-    benchmark = EngineBenchmark(specs=_specs(spec), options=options)
+    benchmark = EngineBenchmark(specs=specs, options=options)
     code = _run(benchmark, pieces)
     _report(benchmark, settings, json_file)
     if code:

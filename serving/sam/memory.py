@@ -299,15 +299,14 @@ class SqliteMemory:
         return count + removed
 
     def stats(self) -> MemoryStats:
-        """Counters of now."""
-        sessions, tokens = self._use(SessionFile.totals) or (0, 0)
-        spare = self._spare.stats()
+        """Counters as of the last call, without waiting for the disk; all 0 before the first call."""
+        file, spare = self._file, self._spare.stats()
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return MemoryStats(
-            sessions=sessions + spare.sessions,
-            tokens=tokens + spare.tokens,
+            sessions=(file.sessions if file else 0) + spare.sessions,
+            tokens=(file.tokens if file else 0) + spare.tokens,
             bytes=sum(path.stat().st_size for path in files if path.exists()) + spare.bytes,
-            persistent=self._file is not None and not self._resting,
+            persistent=file is not None and not self._resting,
             dropped=self._dropped,
             refused=self._refused,
         )
@@ -324,7 +323,8 @@ class SqliteMemory:
 
     def _write(self, tenant: str, session: str, ids: IntArray, finished_at: float) -> bool:
         packed = zlib.compress(ids.tobytes(), 1)
-        row = StoredRow(_key(tenant), _key(session), finished_at, len(ids), packed)
+        names = (_key(tenant), _key(session))
+        row = StoredRow(*names, finished_at, len(ids), packed, _digest(*names, len(ids), packed))
         oldest, most = self._limits.oldest(), self._limits.max_tokens
 
         def write(file: SessionFile) -> bool:
@@ -495,6 +495,8 @@ def _restore(row: StoredRow, *, vocab_size: int | None) -> StoredSession | None:
         return None
     if not (isinstance(length, int) and isinstance(finished_at, float) and math.isfinite(finished_at)):
         return None
+    if row.digest != _digest(row.tenant, row.session, length, row.tokens):
+        return None
     ids = _unpack(row.tokens, length)
     if ids is None or int(ids.min()) < 0 or (vocab_size is not None and int(ids.max()) >= vocab_size):
         return None
@@ -504,6 +506,13 @@ def _restore(row: StoredRow, *, vocab_size: int | None) -> StoredSession | None:
     except UnicodeDecodeError:
         return None
     return StoredSession(tenant, session, ids, finished_at)
+
+
+def _digest(tenant: bytes, session: bytes, length: int, packed: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (tenant, session, str(length).encode(), packed):
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
 
 
 def _unpack(packed: bytes, length: int) -> IntArray | None:

@@ -59,6 +59,8 @@ _ENVIRONMENT: Final = frozenset(
 )
 """Primary result codes that tell of the disk or of other processes, not of the content of the file."""
 
+_COLUMNS: Final = "tenant, session, finished_at, length, tokens, digest"
+
 _SCHEMA: Final = (
     """CREATE TABLE sessions (
         id INTEGER PRIMARY KEY,
@@ -67,6 +69,7 @@ _SCHEMA: Final = (
         finished_at REAL NOT NULL,
         length INTEGER NOT NULL CHECK (typeof(length) = 'integer' AND length > 0),
         tokens BLOB NOT NULL CHECK (typeof(tokens) = 'blob'),
+        digest BLOB NOT NULL,
         UNIQUE (tenant, session)
     )""",
     "CREATE INDEX sessions_finished_at ON sessions (finished_at)",
@@ -98,6 +101,8 @@ class StoredRow:
     finished_at: object
     length: object
     tokens: object
+    digest: object
+    """Of all but the time; tells a row that a failing disk has changed, even if only the name of its tenant."""
 
 
 def is_corruption(error: BaseException) -> bool:
@@ -156,10 +161,15 @@ class SessionFile:
 
     identity: tuple[int, int]
     """Device and inode."""
+    sessions: int
+    """Number of sessions after the last change made here."""
+    tokens: int
+    """Number of tokens in them."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
+        self.sessions = self.tokens = 0
         if not read_only:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(
@@ -190,13 +200,10 @@ class SessionFile:
             max_tokens: Oldest sessions beyond so many tokens in all are removed.
             oldest: Sessions finished before this time, in seconds since the epoch, are removed.
         """
-        values = (row.tenant, row.session, row.finished_at, row.length, row.tokens)
+        values = (row.tenant, row.session, row.finished_at, row.length, row.tokens, row.digest)
         with self._transaction():
             self._run("DELETE FROM sessions WHERE tenant = ? AND session = ?", values[:2])
-            self._run(
-                "INSERT INTO sessions (tenant, session, finished_at, length, tokens) VALUES (?, ?, ?, ?, ?)",
-                values,
-            )
+            self._run(f"INSERT INTO sessions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
             self._trim(max_tokens, oldest)
 
     def trim(self, *, max_tokens: int, oldest: float, now: float) -> int:
@@ -223,27 +230,22 @@ class SessionFile:
 
     def row(self, key: int) -> StoredRow | None:
         """The row with the id `key`, unless it has gone."""
-        found = self._run(
-            "SELECT tenant, session, finished_at, length, tokens FROM sessions WHERE id = ?", (key,)
-        ).fetchone()
+        found = self._run(f"SELECT {_COLUMNS} FROM sessions WHERE id = ?", (key,)).fetchone()
         return StoredRow(*found) if found else None
 
     def drop(self, key: int) -> None:
         """Remove one row."""
         if not self.read_only:
             self._run("DELETE FROM sessions WHERE id = ?", (key,))
+            self._count()
 
     def forget(self, tenant: bytes) -> int:
         """Remove all sessions of `tenant`, from the log too; return how many there were."""
         count = self._run("DELETE FROM sessions WHERE tenant = ?", (tenant,)).rowcount
         self._run("PRAGMA incremental_vacuum").fetchall()
         self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._count()
         return count
-
-    def totals(self) -> tuple[int, int]:
-        """Number of sessions and of tokens in them."""
-        sessions, tokens = self._run("SELECT sessions, tokens FROM totals").fetchone()
-        return sessions, tokens
 
     def close(self) -> None:
         """Close the file; what is in the log moves into it, if no other process has it open."""
@@ -251,13 +253,18 @@ class SessionFile:
 
     def _trim(self, max_tokens: int, oldest: float) -> None:
         self._run("DELETE FROM sessions WHERE finished_at < ?", (oldest,))
-        surplus = self.totals()[1] - max_tokens
+        self._count()
+        surplus = self.tokens - max_tokens
         if surplus > 0:
             for key, length in self._run("SELECT id, length FROM sessions ORDER BY id"):
                 surplus -= length
                 if surplus <= 0:
                     self._run("DELETE FROM sessions WHERE id <= ?", (key,))
+                    self._count()
                     break
+
+    def _count(self) -> None:
+        self.sessions, self.tokens = self._run("SELECT sessions, tokens FROM totals").fetchone()
 
     def _prepare(self) -> None:
         self._run("PRAGMA trusted_schema = OFF")
@@ -276,6 +283,7 @@ class SessionFile:
             raise ForeignFileError(msg)
         if not self.read_only:
             self._configure()
+        self._count()
 
     def _begin(self) -> None:
         self._run("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
@@ -299,7 +307,11 @@ class SessionFile:
         return row[0] if row else None
 
     def _run(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
-        return self._connection.execute(statement, values)
+        try:
+            return self._connection.execute(statement, values)
+        except UnicodeDecodeError as error:  # the names of columns, or an error that quotes the schema
+            msg = "damaged: names that are no text"
+            raise ForeignFileError(msg) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ from agentinfer_lg.serving.sam.memory import (
     ProcessMemory,
     SessionMemory,
     SqliteMemory,
+    _digest,
     default_folder,
     fingerprint,
 )
@@ -218,7 +219,7 @@ class TestLimits:
         monkeypatch.setattr(f"{MEMORY}.time.time", lambda: later)
         older = SqliteMemory(filled.parent, fingerprint="model")
         assert contents(older) == {}
-        assert older.stats().tokens == 0
+        assert older.stats().tokens == older.stats().sessions == 0
         older.close()
 
     def test_a_clock_that_was_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,45 +401,98 @@ class TestCorruptFile:
         assert "kept in this process" in caplog.text
 
 
-ROWS: dict[str, tuple[str, tuple[object, ...]]] = {
-    "cut blob": ("UPDATE sessions SET tokens = substr(tokens, 1, 20) WHERE id = 3", ()),
-    "no stream": ("UPDATE sessions SET tokens = x'00112233445566778899' WHERE id = 3", ()),
-    "longer than it says": ("UPDATE sessions SET length = 499 WHERE id = 3", ()),
-    "shorter than it says": ("UPDATE sessions SET length = 501 WHERE id = 3", ()),
-    "much shorter than it says": ("UPDATE sessions SET length = 900000000 WHERE id = 3", ()),
-    "bomb": ("UPDATE sessions SET tokens = ? WHERE id = 3", (zlib.compress(bytes(50_000_000)),)),
-    "something after the end": (
-        "UPDATE sessions SET tokens = CAST(tokens || x'00' AS BLOB) WHERE id = 3",
-        (),
-    ),
-    "negative ids": (
-        "UPDATE sessions SET length = 2, tokens = ? WHERE id = 3",
-        (zlib.compress(ids(5, -5).tobytes()),),
-    ),
-    "ids the model does not have": (
-        "UPDATE sessions SET length = 2, tokens = ? WHERE id = 3",
-        (zlib.compress(ids(5, 200_000).tobytes()),),
-    ),
-    "name of no text": ("UPDATE sessions SET tenant = x'ff00fe' WHERE id = 3", ()),
-    "endless time": ("UPDATE sessions SET finished_at = -9e999 WHERE id = 3", ()),
+def _packed(tokens: IntArray) -> bytes:
+    return zlib.compress(tokens.astype("<i4").tobytes(), 1)
+
+
+ROWS: dict[str, tuple[str, dict[str, object]]] = {
+    "cut blob": ("tokens = substr(tokens, 1, 20)", {}),
+    "no stream": ("tokens = x'00112233445566778899'", {}),
+    "longer than it says": ("length = 499", {}),
+    "shorter than it says": ("length = 501", {}),
+    "much shorter than it says": ("length = 900000000", {}),
+    "bomb": ("tokens = :tokens", {"tokens": zlib.compress(bytes(50_000_000))}),
+    "something after the end": ("tokens = CAST(tokens || x'00' AS BLOB)", {}),
+    "negative ids": ("length = 2, tokens = :tokens", {"tokens": _packed(ids(5, -5))}),
+    "ids the model does not have": ("length = 2, tokens = :tokens", {"tokens": _packed(ids(5, 200_000))}),
+    "name of no text": ("tenant = x'ff00fe'", {}),
+    "endless time": ("finished_at = -9e999", {}),
 }
 
 
-@pytest.mark.parametrize(("statement", "values"), ROWS.values(), ids=ROWS.keys())
+@pytest.mark.parametrize("signed", [False, True], ids=["by the disk", "by somebody who knows the format"])
+@pytest.mark.parametrize(("change", "values"), ROWS.values(), ids=ROWS.keys())
 def test_a_row_that_cannot_be_read_back_is_dropped(
-    statement: str, values: tuple[object, ...], filled: Path
+    change: str, values: dict[str, object], signed: bool, filled: Path
 ) -> None:
     connection = sqlite3.connect(filled, isolation_level=None)
-    connection.execute(statement, values)
+    connection.create_function("digest", 4, _digest)
+    connection.execute(f"UPDATE sessions SET {change} WHERE id = 3", values)
+    if signed:
+        connection.execute("UPDATE sessions SET digest = digest(tenant, session, length, tokens)")
     connection.close()
     memory = SqliteMemory(filled.parent, fingerprint="model", vocab_size=150_000, max_age_days=float("inf"))
     found = contents(memory)
     assert found == {("a", str(n)): session_of(n).tolist() for n in range(50) if n != 2}
     stats = memory.stats()
-    gone = stats.sessions == 49
-    assert (stats.dropped, gone) in ((1, True), (0, True))  # an age below any limit is removed as too old
+    assert (stats.sessions, stats.tokens, stats.dropped) == (49, 49 * 500, 1)
     memory.close()
     assert aside(filled.parent) == []
+
+
+@pytest.mark.parametrize("change", ["tenant = x'62'", "session = x'62'"])
+def test_a_name_changed_by_the_disk_gives_nobody_the_session(change: str, filled: Path) -> None:
+    _statements(filled, f"UPDATE sessions SET {change} WHERE id = 3")
+    memory = SqliteMemory(filled.parent, fingerprint="model")
+    assert set(contents(memory)) == {("a", str(n)) for n in range(50) if n != 2}
+    memory.close()
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a process that was killed, with 50 sessions: half of them in the database, half in its log."""
+    folder = tmp_path_factory.mktemp("left")
+    for half in (range(25), range(25, 50)):
+        memory = SqliteMemory(folder, fingerprint="model")
+        for number in half:
+            memory.put(tenant="a", session=str(number), tokens=session_of(number))
+        files = {
+            path.name: path.read_bytes()
+            for path in folder.glob("*.sqlite3*")
+            if path.suffix != ".sqlite3-shm"
+        }
+        memory.close()
+    assert sorted(name.rpartition(".")[2] for name in files) == ["sqlite3", "sqlite3-wal"]
+    return files
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_random_damage(data: st.DataObject, left_behind: dict[str, bytes]) -> None:
+    """Whatever is read back is what was put, and what is put next is kept."""
+    expected = {("a", str(n)): session_of(n).tolist() for n in range(50)}
+    with tempfile.TemporaryDirectory() as name:
+        for file, content in left_behind.items():
+            (Path(name) / file).write_bytes(content)
+        damages = data.draw(st.integers(0, 6))
+        for _ in range(damages):
+            path = Path(name) / data.draw(st.sampled_from(sorted(left_behind)))
+            start = data.draw(st.integers(0, path.stat().st_size - 1))
+            if data.draw(st.booleans()) or start == 0:
+                _overwrite(path, start, data.draw(st.binary(min_size=1, max_size=40)))
+            else:
+                _truncate(path, start)
+        memory = SqliteMemory(Path(name), fingerprint="model")
+        found = contents(memory)
+        assert found.items() <= expected.items()
+        assert damages or found == expected
+        memory.put(tenant="b", session="new", tokens=ids(1))
+        memory.close()
+        again = SqliteMemory(Path(name), fingerprint="model")
+        found = contents(again)
+        again.close()
+        assert found.pop(("b", "new")) == [1]
+        assert found.items() <= expected.items()
 
 
 class TestOtherProcesses:

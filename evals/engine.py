@@ -154,6 +154,9 @@ class EngineBenchmark:
         with engines.awake(spec) as server:
             client = EngineClient(base_url=server.base_url, model=server.model, outputs=self.options.outputs)
             run = asyncio.run(_run(client, spec, piece))
+            if not piece.measured and spec != "none" and not run.counters.drafted:
+                msg = f"it drafted nothing in {len(run.requests)} requests{_last_complaint(server)}"
+                raise EngineError(msg)
         if piece.measured:
             self.runs.append(run)
 
@@ -200,6 +203,15 @@ def _possible(spec: Spec) -> Spec:
         msg = "suffix decoding needs the package arctic-inference: pip install arctic-inference"
         raise EngineError(msg)
     return spec
+
+
+def _last_complaint(server: Server) -> str:
+    """The last warning in the log of a server, as the end of a sentence."""
+    if server.log_path is None or not server.log_path.exists():
+        return ""
+    lines = server.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    complaints = [line for line in lines if " WARNING " in line or " ERROR " in line]
+    return f"; its log says: {complaints[-1][-300:]}" if complaints else ""
 
 
 def _serve_options(spec: Spec, options: EngineOptions) -> ServeOptions:

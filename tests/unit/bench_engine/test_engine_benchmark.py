@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +39,7 @@ class FakeServer:
 
     def __init__(self, options: ServeOptions) -> None:
         self.options = options
-        self.base_url, self.model, self.pid = "http://engine/v1", "m", None
+        self.base_url, self.model, self.pid, self.log_path = "http://engine/v1", "m", None, None
         self.name = _variant(options)
 
     def start(self) -> None:
@@ -94,7 +95,7 @@ async def _fake_run(client: object, spec: Spec, piece: Piece) -> Run:
         batch=piece.batch,
         seconds=1.0,
         requests=(request,),
-        counters=Counters(),
+        counters=Counters(drafted=1),
     )
 
 
@@ -126,6 +127,16 @@ class TestBenchmark:
         bench.run(PIECES)
         assert list(bench.left_out) == ["suffix"]
         assert {(run.piece, run.spec) for run in bench.runs} == {(1, "none"), (1, "suffix"), (2, "none")}
+
+    def test_a_drafter_that_drafts_nothing_is_no_measurement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def silent(client: object, spec: Spec, piece: Piece) -> Run:
+            return replace(await _fake_run(client, spec, piece), counters=Counters())
+
+        monkeypatch.setattr(engine_module, "_run", silent)
+        bench = benchmark("none", "ours")
+        bench.run(PIECES)
+        assert bench.left_out["ours"].startswith("it drafted nothing in 1 requests")
+        assert {run.spec for run in bench.runs} == {"none"}
 
     def test_suffix_decoding_needs_its_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine_module.importlib.util, "find_spec", lambda name: None)

@@ -18,7 +18,7 @@ from agentinfer_lg.evals.engine_plan import Outputs
 from agentinfer_lg.evals.replay.trajectories import Session, Turn
 from agentinfer_lg.hints import SessionHints
 
-__all__ = ("Arrival", "EngineClient", "read_stream", "request_body")
+__all__ = ("Arrival", "EngineClient", "http_client", "read_stream", "request_body", "stream")
 
 _REQUEST_SECONDS = 900.0
 
@@ -37,14 +37,14 @@ class EngineClient:
 
     async def counters(self) -> Counters:
         """Return what the server counted since its start."""
-        async with _http() as http:
+        async with http_client() as http:
             response = await http.get(f"{self.base_url.removesuffix('/v1')}/metrics")
             return read_counters(response.raise_for_status().text)
 
     async def wake(self) -> None:
         """Have one token computed, so that the first request that counts finds everything in memory."""
         prompt = {"model": self.model, "prompt": [0, 0], "max_tokens": 1, "temperature": 0}
-        async with _http() as http:
+        async with http_client() as http:
             (await http.post(f"{self.base_url}/completions", json=prompt)).raise_for_status()
 
     async def replay(self, sessions: Sequence[Session], *, batch: int, name: str) -> list[TimedRequest]:
@@ -60,7 +60,7 @@ class EngineClient:
             httpx.HTTPError: It does not answer.
         """
         gate = asyncio.Semaphore(batch)
-        async with _http() as http:
+        async with http_client() as http:
 
             async def one(session: Session) -> list[TimedRequest]:
                 async with gate:
@@ -75,7 +75,7 @@ class EngineClient:
             context += turn.prompt.tolist()
             hints = SessionHints(session_id=f"{name}/{session.id}", turn=number)
             body = request_body(context, turn, model=self.model, outputs=self.outputs, hints=hints)
-            arrivals = await _stream(http, f"{self.base_url}/completions", body)
+            arrivals = await stream(http, f"{self.base_url}/completions", body)
             timed.append(read_stream(arrivals, session=session.id, turn=number))
             context += _said(turn, timed[-1].output, self.outputs)
         return timed
@@ -108,14 +108,15 @@ def _said(turn: Turn, output: Sequence[int], outputs: Outputs) -> list[int]:
     return [*output, *(recorded[-1:] if list(output[-1:]) != recorded[-1:] else [])]
 
 
-def _http() -> httpx.AsyncClient:
+def http_client() -> httpx.AsyncClient:
+    """Return a client for servers of this machine, with as many connections as there are requests."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(
         trust_env=False, timeout=_REQUEST_SECONDS, limits=limits
     )  # no proxy before our own server
 
 
-async def _stream(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> list[Arrival]:
+async def stream(http: httpx.AsyncClient, url: str, body: dict[str, Any]) -> list[Arrival]:
     """Send a request and note when each line comes; they are read later, reading takes time too."""
     sent = time.perf_counter()
     async with http.stream("POST", url, json=body) as response:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentinfer_lg.cli import bench_engine, bench_retrieval, bench_sam
+from agentinfer_lg.cli import bench_engine, bench_retrieval, bench_sam, bench_verification
 
 __all__ = ("app",)
 
@@ -16,6 +16,7 @@ app = typer.Typer(name="bench", help="Measure single parts on recorded data.", n
 bench_retrieval.register(app)
 bench_sam.register(app)
 bench_engine.register(app)
+bench_verification.register(app)
 
 
 @app.callback()

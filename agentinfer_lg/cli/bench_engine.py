@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from agentinfer_lg.cli.bench_flags import model_folder, names, step_progress, whole_numbers
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.errors import UserInputError
 
@@ -70,8 +70,8 @@ def engine(
     from agentinfer_lg.evals.engine import EngineBenchmark, EngineOptions
     from agentinfer_lg.evals.engine_plan import plan
 
-    specs, batches = _specs(spec), _batches(batch)
-    folder = _model_folder(model)
+    specs, batches = _specs(spec), whole_numbers(batch, flag="--batch")
+    folder = model_folder(model)
     pieces = plan(
         _load(sets, data=data, tokenizer=folder),
         batches=batches,
@@ -93,7 +93,7 @@ def engine(
     )
     settings = {
         "model": folder.name,
-        "sets": _names(sets),
+        "sets": names(sets),
         "outputs": outputs,
         "sessions": sessions,
         "turns": turns,
@@ -118,30 +118,12 @@ def _run(benchmark: EngineBenchmark, pieces: Sequence[Piece]) -> ExitCode:
 
     steps = (len(pieces) + 1) * len(benchmark.specs)
     try:
-        with stop_on_signals(), _progress(steps) as on_step:
+        with stop_on_signals(), step_progress(steps) as on_step:
             benchmark.run(pieces, on_step=on_step)
     except (KeyboardInterrupt, SystemExit):
         typer.echo("Interrupted; this was measured until then.", err=True)
         return ExitCode.INTERRUPTED
     return ExitCode.PARTIAL if benchmark.left_out else ExitCode.COMPLETE
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, elsewhere a line per step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: typer.echo(step, err=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(
-            "", total=steps, completed=-1
-        )  # the first step is not done when it is announced
-        yield lambda step: progress.update(task, advance=1, description=step)
 
 
 def _report(benchmark: EngineBenchmark, settings: dict[str, object], json_file: Path | None) -> None:
@@ -204,29 +186,14 @@ def _ratio(ratio: Ratio | None) -> str:
     return "-" if ratio is None else f"{ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _specs(text: str) -> list[Spec]:
     from agentinfer_lg.evals.engine_plan import SPECS
 
-    chosen = [known for name in _names(text) for known in SPECS if known == name]
-    if not chosen or len(chosen) != len(_names(text)) or len(set(chosen)) != len(chosen):
+    chosen = [known for name in names(text) for known in SPECS if known == name]
+    if not chosen or len(chosen) != len(names(text)) or len(set(chosen)) != len(chosen):
         msg = f"--spec takes some of {', '.join(SPECS)}, separated by commas, not {text!r}"
         raise UserInputError(msg)
     return chosen
-
-
-def _batches(text: str) -> list[int]:
-    try:
-        batches = [int(name) for name in _names(text)]
-    except ValueError:
-        batches = []
-    if not batches or min(batches) < 1 or len(set(batches)) != len(batches):
-        msg = f"--batch takes different whole numbers from 1 on, separated by commas, not {text!r}"
-        raise UserInputError(msg)
-    return batches
 
 
 def _load(sets: str, *, data: Path | None, tokenizer: Path) -> list[Session]:
@@ -237,14 +204,6 @@ def _load(sets: str, *, data: Path | None, tokenizer: Path) -> list[Session]:
 
     return [
         replace(session, id=f"{name}:{session.id}")
-        for name in _names(sets)
+        for name in names(sets)
         for session in load_sessions(name, data=data, tokenizer=tokenizer)
     ]
-
-
-def _model_folder(model: str) -> Path:
-    if model == "demo" and not Path(model).is_dir():
-        from agentinfer_lg.serving.demo_model import demo_model
-
-        return demo_model(say=lambda line: typer.echo(line, err=True))
-    return Path(model)

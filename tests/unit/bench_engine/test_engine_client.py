@@ -57,7 +57,7 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     fake = Engine()
     monkeypatch.setattr(
-        engine_client, "_http", lambda: httpx.AsyncClient(transport=httpx.MockTransport(fake))
+        engine_client, "http_client", lambda: httpx.AsyncClient(transport=httpx.MockTransport(fake))
     )
     return fake
 
@@ -104,7 +104,7 @@ class TestReplay:
 
     async def test_a_refusal_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
         transport = httpx.MockTransport(lambda request: httpx.Response(400, text="too long"))
-        monkeypatch.setattr(engine_client, "_http", lambda: httpx.AsyncClient(transport=transport))
+        monkeypatch.setattr(engine_client, "http_client", lambda: httpx.AsyncClient(transport=transport))
         with pytest.raises(EngineError, match=r"HTTP 400.*too long"):
             await client("own").replay([SESSION], batch=1, name="1")
 

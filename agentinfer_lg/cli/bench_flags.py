@@ -1,0 +1,61 @@
+"""What the commands of `agentinfer bench` that start engines share: reading flags, showing progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from agentinfer_lg.errors import UserInputError
+
+__all__ = ("model_folder", "names", "step_progress", "whole_numbers")
+
+
+def names(text: str) -> list[str]:
+    """Split a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def whole_numbers(text: str, *, flag: str, least: int = 1) -> list[int]:
+    """Read different whole numbers, separated by commas.
+
+    Raises:
+        UserInputError: There is none, one is no whole number or below `least`, or one is there twice.
+    """
+    try:
+        numbers = [int(name) for name in names(text)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least or len(set(numbers)) != len(numbers):
+        msg = f"{flag} takes different whole numbers from {least} on, separated by commas, not {text!r}"
+        raise UserInputError(msg)
+    return numbers
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of a model; `demo` is the small demo model, which is fetched if need be."""
+    if model == "demo" and not Path(model).is_dir():
+        from agentinfer_lg.serving.demo_model import demo_model
+
+        return demo_model(say=lambda line: typer.echo(line, err=True))
+    return Path(model)
+
+
+@contextmanager
+def step_progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, elsewhere a line per step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: typer.echo(step, err=True)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(
+            "", total=steps, completed=-1
+        )  # the first step is not done when it is announced
+        yield lambda step: progress.update(task, advance=1, description=step)

@@ -25,7 +25,7 @@ _SECONDS = 0.5
 _SOURCES: tuple[str, ...] = get_args(Source)
 
 _COUNTERS = {
-    "drafts": ("Drafts proposed, by the source of their first token.", "source"),
+    "drafts": ("Drafts proposed.", ""),
     "draft_tokens": ("Drafted tokens, by source.", "source"),
     "accepted_tokens": ("Drafted tokens that the model confirmed, by source.", "source"),
     "emitted_tokens": ("Tokens generated in decode passes.", ""),
@@ -34,6 +34,9 @@ _COUNTERS = {
         "Decode passes without a draft because the automaton of the request was still being built.",
         "",
     ),
+    "built_tokens": ("Tokens added to automata.", ""),
+    "build_seconds": ("Time spent on adding them, in the background.", ""),
+    "failed_builds": ("Background jobs that failed.", ""),
     "resyncs": ("Times that a request had to be read again from the batch.", ""),
     "rejected_hints": ("Session hints that were ignored for their type or range.", ""),
     "errors": ("Steps without drafts because of an error.", ""),
@@ -41,13 +44,17 @@ _COUNTERS = {
 _Mode = Literal["mostrecent", "sum"]
 
 _GAUGES: dict[str, tuple[str, str, _Mode]] = {
+    "ready": (
+        "Whether drafts can be made: 0 while kernels are compiled, and after repeated errors.",
+        "",
+        "sum",
+    ),
     "tokens_per_pass": ("Generated tokens per decode pass since the start (OTE).", "", "mostrecent"),
     "hit_rate": ("Accepted share of the drafted tokens since the start (SHR).", "", "mostrecent"),
-    "build_backlog_requests": ("Requests whose automaton waits to be built.", "", "sum"),
-    "build_backlog_tokens": ("Tokens that wait to be added to automata.", "", "sum"),
+    "build_backlog_jobs": ("Background jobs that wait: requests to read, sessions to keep.", "", "sum"),
+    "build_backlog_tokens": ("Tokens of the prompts among them.", "", "sum"),
     "live_sessions": ("Sessions with an automaton of their own.", "", "sum"),
     "live_tokens": ("Tokens in the automata of live sessions.", "", "sum"),
-    "history_sessions": ("Finished sessions that drafts may come from.", "", "sum"),
     "history_tokens": ("Tokens of finished sessions that drafts may come from.", "", "sum"),
     "memory_bytes": ("Memory of all automata.", "", "sum"),
     "marginal_cost": (
@@ -55,7 +62,6 @@ _GAUGES: dict[str, tuple[str, str, _Mode]] = {
         "batch",
         "mostrecent",
     ),
-    "threshold": ("Acceptance probability at which drafts end, by batch size.", "batch", "mostrecent"),
 }
 
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from agentinfer_lg.serving.sam.config import SamConfig
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.sam.drafter import Drafter
+    from agentinfer_lg.serving.sam.drafter import Drafter, DrafterStats
     from agentinfer_lg.serving.sam.memory import SessionMemory
 
-__all__ = ("make_drafter",)
+__all__ = ("drafter_figures", "import_drafter", "make_drafter")
+
+
+def import_drafter() -> None:
+    """Import the drafter and with it numba; not before vLLM has made its worker."""
+    _choose_kernel_cache()
+    importlib.import_module("agentinfer_lg.serving.sam.drafter")
 
 
 def make_drafter(config: SamConfig, model: Any) -> Drafter:
-    """Return a drafter that is ready for requests; finished sessions are read in the background.
+    """Return a drafter with compiled kernels; finished sessions are read in the background.
+
+    Kernels are compiled on the first start after an installation, which takes seconds, and loaded afterwards.
 
     Args:
         config: Settings.
         model: vLLM's model configuration.
     """
-    _choose_kernel_cache()
-    # Not at the top: numba must not be imported before vLLM has made its worker.
     from agentinfer_lg.serving.sam.drafter import Drafter, DrafterOptions
 
     options = DrafterOptions(
@@ -34,8 +43,47 @@ def make_drafter(config: SamConfig, model: Any) -> Drafter:
         own=config.own,
         history=config.history,
         top_k=config.top_k,
+        history_tokens=min(config.memory_tokens, DrafterOptions().history_tokens),
     )
+    _warm_up(Drafter(options, background=False))
     return Drafter(options, memory=_open_memory(config, model))
+
+
+def _warm_up(drafter: Drafter) -> None:
+    """Call everything that is compiled, with a drafter that is thrown away."""
+    text = np.arange(64, dtype=np.int32) % 7
+    for _ in range(2):
+        drafter.start("warm", text)
+        for tokens in ([1, 2], [3]):
+            drafter.step(["warm"], [tokens])
+        drafter.observe(seconds=0.01, requests=1, tokens=2, drafted=1, context=64)
+        drafter.finish("warm")
+    drafter.close()
+
+
+def drafter_figures(stats: DrafterStats) -> dict[str, float]:
+    """Return counters and sizes by the names of `agentinfer_lg.serving.metrics`, labels after a colon."""
+    drafted, accepted = stats.drafted, stats.accepted
+    figures: dict[str, float] = {
+        "drafts": stats.drafts,
+        "emitted_tokens": stats.emitted,
+        "decode_passes": stats.passes,
+        "unready_passes": stats.unready,
+        "failed_builds": stats.failures,
+        "built_tokens": stats.built_tokens,
+        "build_seconds": stats.build_seconds,
+        "tokens_per_pass": stats.emitted / stats.passes if stats.passes else 0.0,
+        "hit_rate": accepted / drafted if drafted else 0.0,
+        "build_backlog_jobs": stats.backlog,
+        "build_backlog_tokens": stats.backlog_tokens,
+        "live_sessions": stats.live_sessions,
+        "live_tokens": stats.live_tokens,
+        "history_tokens": stats.history_tokens,
+        "memory_bytes": stats.bytes,
+    }
+    figures |= {f"draft_tokens:{name}": source.drafted for name, source in stats.sources.items()}
+    figures |= {f"accepted_tokens:{name}": source.accepted for name, source in stats.sources.items()}
+    return figures | {f"marginal_cost:{batch}": cost for batch, cost in stats.marginal_cost.items()}
 
 
 def _open_memory(config: SamConfig, model: Any) -> SessionMemory | None:

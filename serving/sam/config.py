@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, Self, get_args
 
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.errors import ConfigurationError
 
 __all__ = ("MAX_DRAFT_LIMIT", "Mode", "SamConfig")
 
 Mode = Literal["calibrated", "paper"]
 """How drafts are chosen: by learned acceptance, or by the fixed rule of the paper."""
 
-MAX_DRAFT_LIMIT = 128
-"""vLLM's own limit of drafted tokens per request and step."""
+MAX_DRAFT_LIMIT = 64
+"""The drafter's limit of drafted tokens per request and step; vLLM's own is 128."""
+
+
+MAX_SIMILAR = 8
+"""The drafter's limit of similar sessions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +46,16 @@ class SamConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
             msg = f"AgentSAM drafts 1 to {MAX_DRAFT_LIMIT} tokens per step, got max_draft={self.max_draft}"
-            raise UserInputError(msg)
-        if self.marginal_cost is not None and not 0 < self.marginal_cost <= 1:
-            msg = f"the marginal cost of a token is a share of a step, above 0 and at most 1, got {self.marginal_cost}"
-            raise UserInputError(msg)
-        if self.top_k < 0 or self.memory_tokens < 0 or self.memory_days <= 0:
-            msg = "top_k and memory_tokens must not be negative, and memory_days must be above 0"
-            raise UserInputError(msg)
+            raise ConfigurationError(msg)
+        if self.marginal_cost is not None and not 0 <= self.marginal_cost <= 100:
+            msg = f"marginal_cost is a share of a step, 0 or more, got {self.marginal_cost}"
+            raise ConfigurationError(msg)
+        if not 0 <= self.top_k <= MAX_SIMILAR:
+            msg = f"AgentSAM drafts from at most {MAX_SIMILAR} similar sessions, got top_k={self.top_k}"
+            raise ConfigurationError(msg)
+        if self.memory_tokens < 0 or self.memory_days <= 0:
+            msg = "memory_tokens must not be negative, and memory_days must be above 0"
+            raise ConfigurationError(msg)
 
     @classmethod
     def parse(cls, values: object) -> Self:
@@ -58,18 +65,18 @@ class SamConfig:
             values: A mapping of field names to scalars, or None for the defaults.
 
         Raises:
-            UserInputError: It is no mapping, a key is unknown, or a value has the wrong type or is out of range.
+            ConfigurationError: It is no mapping, a key is unknown, or a value has the wrong type or is out of range.
         """
         if values is None:
             return cls()
         if not isinstance(values, Mapping):
             msg = f"the settings of AgentSAM must be a JSON object, got {type(values).__name__}"
-            raise UserInputError(msg)
+            raise ConfigurationError(msg)
         known = {field.name for field in fields(cls)}
         unknown = sorted(str(key) for key in values if key not in known)
         if unknown:
             msg = f"AgentSAM has no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            raise UserInputError(msg)
+            raise ConfigurationError(msg)
         return cls(**{str(key): _read(str(key), value) for key, value in values.items()})  # type: ignore[arg-type]
 
     def to_values(self) -> dict[str, str | int | float | bool]:
@@ -92,7 +99,7 @@ def _read(name: str, value: object) -> object:
     }[kind]
     if not fits:
         msg = f"the AgentSAM setting {name} cannot be {value!r}: {_WANTED[kind]}"
-        raise UserInputError(msg)
+        raise ConfigurationError(msg)
     return value
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from agentinfer_lg.errors import EngineError, UserInputError
+from agentinfer_lg.errors import ConfigurationError, EngineError
 from agentinfer_lg.serving.engine_log import join_engine_log
 from agentinfer_lg.serving.metrics import SamMetrics
-from agentinfer_lg.serving.sam.assembly import make_drafter
+from agentinfer_lg.serving.sam.assembly import drafter_figures, import_drafter, make_drafter
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
 from agentinfer_lg.serving.sam.requests import RequestTracker
 from agentinfer_lg.serving.sam.types import IntArray
@@ -37,14 +38,14 @@ class AgentSAMProposer:
     """Drafts for the requests of one engine."""
 
     def __init__(self, vllm_config: Any, *, drafter: Any = None) -> None:  # Any: vLLM's types are not ours
-        """Make the proposer; compiles the drafter's kernels and opens the session memory.
+        """Make the proposer; kernels are compiled and the memory is read in the background.
 
         Args:
             vllm_config: vLLM's configuration; ours is `additional_config["agentinfer"]["sam"]`.
             drafter: Drafts come from here; None: from AgentSAM.
 
         Raises:
-            UserInputError: Our part of the configuration is wrong.
+            ConfigurationError: Our part of the configuration is wrong.
         """
         join_engine_log()
         config = _read_config(vllm_config)
@@ -55,22 +56,42 @@ class AgentSAMProposer:
         self._step: _Step | None = None
         self._failures = 0
         self._failures_in_a_row = 0
-        if _is_output_rank(vllm_config.parallel_config):
+        self._drafts = _is_output_rank(vllm_config.parallel_config)
+        if self._drafts:
             self._guarded(lambda: self._open(config, vllm_config), "could not start")
 
     def _open(self, config: SamConfig, vllm_config: Any) -> None:
+        self._metrics = SamMetrics(self.stats)
+        atexit.register(self.close)
         if self._drafter is None:
-            self._drafter = make_drafter(config, vllm_config.model_config)
+            import_drafter()
         model = vllm_config.model_config
-        tracker = RequestTracker(
+        self._tracker = RequestTracker(
             self._drafter,
             max_draft=config.max_draft,
             max_model_len=int(model.max_model_len),
             vocab_size=int(model.get_vocab_size()),
         )
-        self._metrics = SamMetrics(self.stats)
-        self._tracker = tracker
-        atexit.register(self.close)
+        if self._drafter is None:
+            # Compiling may take seconds on the first start; the server comes up meanwhile, without drafts at first.
+            prepare = threading.Thread(
+                target=self._prepare, args=(config, model), name="agentinfer-start", daemon=True
+            )
+            prepare.start()
+
+    def _prepare(self, config: SamConfig, model: Any) -> None:
+        try:
+            drafter = make_drafter(config, model)
+        except Exception:
+            self._failures += 1
+            self._tracker = None
+            _log.exception("AgentSAM could not start; the engine goes on without its drafts")
+            return
+        if self._tracker is None:
+            drafter.close()  # the process ends already
+        else:
+            self._tracker.drafter = self._drafter = drafter
+            _log.info("AgentSAM drafts up to %d tokens per request and step", config.max_draft)
 
     def load_model(self, *args: object, **kwargs: object) -> None:
         """Load nothing: there is no draft model."""
@@ -108,16 +129,17 @@ class AgentSAMProposer:
 
     def stats(self) -> dict[str, float]:
         """Return cumulative counters and present sizes by name; empty where this process does not draft."""
-        tracker = self._tracker
-        if tracker is None:
+        tracker, drafter = self._tracker, self._drafter
+        if not self._drafts:
             return {}
-        own = {
-            "errors": self._failures,
-            "resyncs": tracker.resyncs,
-            "rejected_hints": tracker.rejected_hints,
-            "requests": tracker.live,
-        }
-        return {**_figures(self._drafter.stats()), **own}
+        own = {"ready": float(tracker is not None and drafter is not None), "errors": self._failures}
+        if tracker is not None:
+            own |= {
+                "resyncs": tracker.resyncs,
+                "rejected_hints": tracker.rejected_hints,
+                "requests": tracker.live,
+            }
+        return own if drafter is None else {**drafter_figures(drafter.stats()), **own}
 
     def close(self) -> None:
         """Finish what is open. Nothing depends on it: finished sessions are in the memory already."""
@@ -167,7 +189,7 @@ class AgentSAMProposer:
     def _observe(self, arrived: float, context: int) -> None:
         """Tell the drafter what the step took, if it did nothing but decode."""
         step, self._step = self._step, None
-        if step is not None and step.decodes:
+        if step is not None and step.decodes and self._drafter is not None:
             self._drafter.observe(
                 seconds=arrived - step.started,
                 requests=step.requests,
@@ -228,7 +250,7 @@ def _read_config(vllm_config: Any) -> SamConfig:
     ours = (getattr(vllm_config, "additional_config", None) or {}).get("agentinfer") or {}
     if not isinstance(ours, Mapping):
         msg = f"additional_config['agentinfer'] must be a JSON object, got {type(ours).__name__}"
-        raise UserInputError(msg)
+        raise ConfigurationError(msg)
     config = SamConfig.parse(ours.get("sam"))
     most = getattr(getattr(vllm_config, "speculative_config", None), "num_speculative_tokens", None)
     return replace(config, max_draft=most) if most else config
@@ -260,15 +282,3 @@ def _arrays(passed: Sequence[object], batch: Any) -> tuple[IntArray, IntArray]:
         msg = "vLLM passed no token ids, and its model runner is not known"
         raise EngineError(msg)
     return lengths, tokens
-
-
-def _figures(stats: Any) -> dict[str, float]:  # Any: a dataclass of the drafter
-    """Flatten counters: `name` for a number, `name:key` for each number of a mapping."""
-    found: dict[str, float] = {}
-    for field in fields(stats):
-        value = getattr(stats, field.name)
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        found |= {f"{field.name}:{key}": float(number) for key, number in pairs}
-        if isinstance(value, int | float):
-            found[field.name] = float(value)
-    return found

@@ -60,16 +60,19 @@ class _Request:
 class RequestTracker:
     """Follows requests through the rows of the batch and asks the drafter for all of them at once."""
 
-    def __init__(self, drafter: Drafting, *, max_draft: int, max_model_len: int, vocab_size: int) -> None:
+    def __init__(
+        self, drafter: Drafting | None, *, max_draft: int, max_model_len: int, vocab_size: int
+    ) -> None:
         """Track requests for one engine.
 
         Args:
-            drafter: Where drafts come from.
+            drafter: Where drafts come from; None: set later, there are no drafts until then.
             max_draft: Most drafted tokens per request and step.
             max_model_len: Longest context of the engine, in tokens.
             vocab_size: Token ids are below it.
         """
-        self._drafter = drafter
+        self.drafter = drafter
+        """Where drafts come from; None while it is being made."""
         self._max_draft = max_draft
         self.max_model_len = max_model_len
         """Longest context of the engine, in tokens."""
@@ -111,15 +114,17 @@ class RequestTracker:
         self.rejected_hints += len(parsed.rejected)
         tokens = np.asarray(prompt, dtype=np.int32)
         end = self.max_model_len if max_tokens is None else len(tokens) + max_tokens
-        self._requests[request] = _Request(len(tokens), min(end, self.max_model_len), parsed.hints)
-        self._drafter.start(request, tokens, hints=parsed.hints)
+        entry = self._requests[request] = _Request(_NEW, end, parsed.hints)
+        if self.drafter is not None:
+            self.drafter.start(request, tokens, hints=parsed.hints)
+            entry.known = len(tokens)
 
     def end(self, requests: Collection[str]) -> None:
         """Forget requests that are finished or aborted; unknown ones are left alone."""
         for request in requests:
             self._silent.discard(request)
-            if self._requests.pop(request, None) is not None:
-                self._drafter.finish(request)
+            if self._requests.pop(request, None) is not None and self.drafter is not None:
+                self.drafter.finish(request)
 
     def restart_all(self) -> None:
         """After an error: give the drafter every request anew, as soon as its row comes up."""
@@ -142,25 +147,30 @@ class RequestTracker:
             tokens: Token ids of each row; two-dimensional.
             requests: Id of each row; None: rows are known by their content.
         """
+        result: list[list[int]] = [[] for _ in sampled]
+        drafter = self.drafter
+        if drafter is None:
+            return result
         names = self._recognise(sampled, lengths, tokens) if requests is None else requests
         active = [i for i, new in enumerate(sampled) if len(new) and names[i] not in self._silent]
-        verified = [self._catch_up(names[i], sampled[i], int(lengths[i]), tokens[i]) for i in active]
+        verified = [self._catch_up(drafter, names[i], sampled[i], int(lengths[i]), tokens[i]) for i in active]
         limits = [self._limit(names[i], int(lengths[i])) for i in active]
-        drafts = self._drafter.step([names[i] for i in active], verified, limits=limits)
-        result: list[list[int]] = [[] for _ in sampled]
+        drafts = drafter.step([names[i] for i in active], verified, limits=limits)
         for i, draft, limit in zip(active, drafts, limits, strict=True):
             result[i] = self._checked(draft, limit)
         return result
 
-    def _catch_up(self, request: str, new: Sequence[int], length: int, row: IntArray) -> Sequence[int]:
+    def _catch_up(
+        self, drafter: Drafting, request: str, new: Sequence[int], length: int, row: IntArray
+    ) -> Sequence[int]:
         """Return the tokens that the drafter has not seen, after starting the request if need be."""
         entry = self._requests.setdefault(request, _Request(_NEW, self.max_model_len))
         before = length - len(new)
         if not 0 <= entry.known <= before:
             if entry.known != _NEW:
                 self.resyncs += 1
-                self._drafter.finish(request)
-            self._drafter.start(request, np.array(row[:before], dtype=np.int32), hints=entry.hints)
+                drafter.finish(request)
+            drafter.start(request, np.array(row[:before], dtype=np.int32), hints=entry.hints)
             entry.known = before
         missed, entry.known = before - entry.known, length
         if not missed:

@@ -6,9 +6,10 @@ import json
 import logging
 import subprocess
 import sys
+import threading
+import time
 import types
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.command import ServeOptions, build_command
 from agentinfer_lg.serving.machine import Machine
@@ -28,12 +29,20 @@ from agentinfer_lg.serving.sam.proposer import AgentSAMProposer
 
 LIMIT, VOCABULARY, DRAFT = 64, 1000, 4
 NO_HINTS = SessionHints()
-
-
-@dataclass(frozen=True)
-class FakeStats:
-    steps: int = 0
-    accepted: dict[str, int] = field(default_factory=dict)
+STATS = (
+    "emitted",
+    "drafts",
+    "unready",
+    "backlog",
+    "backlog_tokens",
+    "failures",
+    "build_seconds",
+    "built_tokens",
+    "live_sessions",
+    "live_tokens",
+    "history_tokens",
+    "bytes",
+)
 
 
 class RecordingDrafter:
@@ -84,8 +93,12 @@ class RecordingDrafter:
         self.texts.pop(request, None)
         self.finished.append(request)
 
-    def stats(self) -> FakeStats:
-        return FakeStats(steps=self.steps, accepted={"own": 3})
+    def stats(self) -> SimpleNamespace:
+        source = SimpleNamespace(drafted=8, accepted=2)
+        numbers = dict.fromkeys(STATS, 6)
+        return SimpleNamespace(
+            **numbers, drafted=8, accepted=2, sources={"own": source}, marginal_cost={4: 0.25}, passes=3
+        )
 
 
 def configuration(*, rank: int = 0, ranks: int = 1, sam: object = None) -> Any:
@@ -102,7 +115,8 @@ class FakeEngine:
 
     def __init__(self, *, bound: bool = True, rows: int = 8, **config: Any) -> None:
         self.drafter = RecordingDrafter()
-        self.proposer = AgentSAMProposer(configuration(**config), drafter=self.drafter)
+        drafter = config.pop("drafter", self.drafter)
+        self.proposer = AgentSAMProposer(configuration(**config), drafter=drafter)
         self.tokens = np.zeros((rows, LIMIT), np.int32)
         self.lengths = np.zeros(rows, np.int32)
         self.ids: list[str] = []
@@ -423,19 +437,59 @@ class TestErrors:
         assert engine.proposer.propose() == []
         engine.proposer.begin_step(object())
 
+    @pytest.mark.parametrize("failing", ["import_drafter", "make_drafter"])
     def test_when_the_drafter_cannot_be_made_leave_a_server_without_drafts(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, failing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         def fail(*arguments: object) -> None:
             msg = "numba is broken"
             raise ImportError(msg)
 
-        monkeypatch.setattr("agentinfer_lg.serving.sam.proposer.make_drafter", fail)
+        monkeypatch.setattr(f"agentinfer_lg.serving.sam.proposer.{failing}", fail)
         proposer = AgentSAMProposer(configuration())
+        wait_until(lambda: bool(proposer.stats()["errors"]))
         assert "could not start" in caplog.text
         assert proposer.propose([[1]], np.zeros(1, np.int32), np.zeros((1, 9), np.int32)) == [[]]
-        assert proposer.stats() == {}
+        assert proposer.stats() == {"ready": 0, "errors": 1}
         proposer.close()
+
+
+class TestStart:
+    def test_requests_are_served_without_drafts_until_the_drafter_is_ready(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made, compiled = RecordingDrafter(), threading.Event()
+
+        def make(*arguments: object) -> RecordingDrafter:
+            compiled.wait(30)
+            return made
+
+        monkeypatch.setattr("agentinfer_lg.serving.sam.proposer.make_drafter", make)
+        monkeypatch.setattr("agentinfer_lg.serving.sam.proposer.import_drafter", lambda: None)
+        engine = FakeEngine(drafter=None)
+        engine.add("a", [1, 2, 3], xargs={"session_id": "s"})
+        assert engine.step(a=[10]) == {"a": []}
+        assert engine.proposer.stats()["ready"] == 0
+        compiled.set()
+        wait_until(lambda: bool(engine.proposer.stats()["ready"]))
+        assert engine.step(a=[20]) == {"a": [21, 22, 23, 24]}
+        assert made.texts["a"] == [1, 2, 3, 10, 20]
+        assert made.hints["a"].session_id == "s"
+        assert engine.proposer.stats()["resyncs"] == 0
+        engine.proposer.close()
+
+    def test_figures_are_those_of_the_metrics(self) -> None:
+        stats = FakeEngine().proposer.stats()
+        assert stats["tokens_per_pass"] == 2
+        assert stats["hit_rate"] == 0.25
+        assert (stats["accepted_tokens:own"], stats["marginal_cost:4"]) == (2, 0.25)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestProcesses:
@@ -553,14 +607,15 @@ class TestSettings:
             ({"top_k": True}, "top_k cannot be True: it is a whole number"),
             ({"own": 1}, "own cannot be 1: it is true or false"),
             ({"memory": 5}, "memory cannot be 5"),
-            ({"max_draft": 0}, "drafts 1 to 128 tokens"),
-            ({"marginal_cost": 3}, "above 0 and at most 1"),
+            ({"max_draft": 0}, "drafts 1 to 64 tokens"),
+            ({"marginal_cost": -3}, "0 or more"),
+            ({"top_k": 9}, "at most 8 similar sessions"),
             ({"memory_days": 0}, "memory_days must be above 0"),
             ([], "must be a JSON object, got list"),
         ],
     )
     def test_that_are_wrong_stop_the_start_with_a_sentence(self, values: object, message: str) -> None:
-        with pytest.raises(UserInputError, match=message):
+        with pytest.raises(ConfigurationError, match=message):
             AgentSAMProposer(configuration(sam=values), drafter=RecordingDrafter())
 
 

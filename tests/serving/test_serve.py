@@ -74,7 +74,7 @@ class TestServe:
     def test_an_impossible_draft_is_wrong_usage(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--sam-max-draft", "0", "--dry-run"])
         assert result.exit_code == 2
-        assert "drafts 1 to 128 tokens" in result.stderr
+        assert "drafts 1 to 64 tokens" in result.stderr
 
     def test_an_impossible_value_is_wrong_usage(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--kv-cache-gib", "0", "--dry-run"])

@@ -20,15 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.replay.trajectories import Session, in_half, load_sessions
 from agentinfer_lg.serving.sam.automaton import SuffixAutomaton
 from agentinfer_lg.serving.sam.memory import SqliteMemory
 from agentinfer_lg.serving.sam.retrieval import MinHashIndex
 from agentinfer_lg.serving.sam.types import IntArray
 
-__all__ = ("RetrievalRow", "SyntheticSessions", "measure")
+__all__ = ("RecallRow", "RetrievalRow", "SyntheticSessions", "measure", "recall")
 
 RetrievalRow = dict[str, int | float]
 """One size of the history; times are in the unit that the key names, `_p50` and `_p99` are percentiles."""
+
+RecallRow = dict[str, str | int | float]
+"""Recall on one recorded set."""
 
 _TRIALS: Final = 4
 """Sessions per task."""
@@ -39,6 +43,8 @@ _MEAN_FACTOR: Final = 1.08
 _POOL: Final = 20_000
 """Chunks that sessions share."""
 _APPLICATIONS: Final = 20
+_KNOWN: Final = 0.6
+"""Share of a session that is known when it looks for similar ones."""
 _NEIGHBOURS: Final = 8
 _FOLLOWED: Final = 4
 """Similar sessions that a request drafts from."""
@@ -73,7 +79,7 @@ class SyntheticSessions:
     def query(self, task: int) -> IntArray:
         """The first 60% of another session on `task`."""
         tokens = self._attempt(task, 0)
-        return tokens[: max(1, int(0.6 * len(tokens)))]
+        return tokens[: max(1, int(_KNOWN * len(tokens)))]
 
     def _attempt(self, task: int, trial: int) -> IntArray:
         plan = np.random.default_rng((self.seed, 1, task))
@@ -171,6 +177,51 @@ def measure(
                 on_progress("loading from disk", 0, 1)
                 row |= store.load()
             yield row
+
+
+def recall(name: str, *, data: Path | None = None, tokenizer: Path | None = None) -> RecallRow:
+    """How many of the other sessions on its task a session of a recorded set finds, when 60% of it are known.
+
+    All sessions are in the index. Queries are the sessions of the half on which figures are reported, if another session
+    has the same task; the session itself does not count as found.
+
+    Args:
+        name: A set, or a folder of chats (see `load_sessions`).
+        data: Folder of recorded data; default: the environment variable AGENTINFER_DATA.
+        tokenizer: A `tokenizer.json` or a model folder; default: the demo model's.
+
+    Raises:
+        UserInputError: No such set or tokenizer, or no task with two sessions.
+    """
+    sessions = load_sessions(name, data=data, tokenizer=tokenizer)
+    texts = [
+        np.concatenate([part for turn in one.turns for part in (turn.prompt, turn.output)])
+        for one in sessions
+    ]
+    alike = {key: _same_task(sessions, key) for key, one in enumerate(sessions) if in_half(one, "report")}
+    queries = {key: others for key, others in alike.items() if others}
+    if not queries:
+        msg = f"No two sessions of {name} are on the same task, so there is nothing to find."
+        raise UserInputError(msg)
+    row: RecallRow = {"set": name, "sessions": len(sessions), "queries": len(queries)}
+    for figure, skip_common in (("recall_at_8", True), ("recall_at_8_common_kept", False)):
+        index = MinHashIndex(skip_common=skip_common)
+        for key, text in enumerate(texts):
+            index.add(key, text)
+        row[figure] = float(
+            np.mean([_share_found(index, texts[key], key, others) for key, others in queries.items()])
+        )
+    return row
+
+
+def _same_task(sessions: Sequence[Session], key: int) -> set[int]:
+    return {other for other, one in enumerate(sessions) if one.group == sessions[key].group and other != key}
+
+
+def _share_found(index: MinHashIndex, text: IntArray, key: int, others: set[int]) -> float:
+    known = text[: max(1, int(_KNOWN * len(text)))]
+    best = [similar.key for similar in index.similar(known, k=_NEIGHBOURS + 1) if similar.key != key]
+    return len(others.intersection(best[:_NEIGHBOURS])) / min(_NEIGHBOURS, len(others))
 
 
 def _grow(

@@ -93,17 +93,19 @@ class MinHashIndex:
 
     Args:
         query_tokens: Only so many tokens at the end of a query count.
+        skip_common: Whether to leave out what a quarter of the sessions share.
         seed: Chooses the hash functions.
 
     Raises:
         ConfigurationError: `query_tokens` is not positive.
     """
 
-    def __init__(self, *, query_tokens: int = _QUERY_TOKENS, seed: int = 0) -> None:
+    def __init__(self, *, query_tokens: int = _QUERY_TOKENS, skip_common: bool = True, seed: int = 0) -> None:
         if query_tokens < 1:
             msg = f"query_tokens must be at least 1, got {query_tokens}."
             raise ConfigurationError(msg)
         self._query_tokens = query_tokens
+        self._skip_common = skip_common
         random = np.random.default_rng(seed)
         self._factors: _Hashes = random.integers(0, 2**31, _HASHES, np.uint32) * 2 + 1
         self._offsets: _Hashes = random.integers(0, 2**32, _HASHES, np.uint32)
@@ -127,7 +129,7 @@ class MinHashIndex:
         """Add a session, or replace the one with this key."""
         with self._lock:
             shingles = _shingles(np.ascontiguousarray(tokens, np.int32))
-            if key not in self._rows:
+            if self._skip_common and key not in self._rows:
                 self._count(shingles)
             signature = self._sign(shingles)
             row = self._rows.setdefault(key, len(self._rows))

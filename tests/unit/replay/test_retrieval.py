@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli.bench import app
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.replay.retrieval import SyntheticSessions, measure
+from agentinfer_lg.evals.replay.retrieval import SyntheticSessions, measure, recall
 
 
 def _runs(tokens: list[int]) -> set[tuple[int, ...]]:
@@ -56,11 +57,48 @@ def test_one_row_per_size() -> None:
     assert set(told) == {"adding sessions", "looking up", "attaching", "loading from disk"}
 
 
+def test_recall_on_recorded_sessions(tmp_path: Path) -> None:
+    words = Tokenizer(
+        models.WordLevel({"?": 0, **{f"w{number}": number + 1 for number in range(2_000)}}, unk_token="?")
+    )
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    chats = str(_recorded(tmp_path / "chats", tasks=20))
+    row = recall(chats, tokenizer=tmp_path / "tokenizer.json")
+    assert (row["set"], row["sessions"]) == (chats, 60)
+    assert 3 <= int(row["queries"]) < 60  # those of one half
+    assert float(row["recall_at_8"]) > 0.95
+    assert float(row["recall_at_8"]) > float(row["recall_at_8_common_kept"])
+    with pytest.raises(UserInputError, match="No two sessions"):
+        recall(str(_recorded(tmp_path / "none", tasks=0)), tokenizer=tmp_path / "tokenizer.json")
+
+
 def test_sizes_are_checked() -> None:
     with pytest.raises(UserInputError, match="none below 4"):
         list(measure([3]))
     with pytest.raises(UserInputError, match="too short"):
         SyntheticSessions(tokens=50)
+
+
+def _recorded(folder: Path, *, tasks: int) -> Path:
+    """Chats of one application, three on each task; `tasks` tasks."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(2_000)]
+
+    def text(seed: int, length: int) -> str:
+        return " ".join(np.random.default_rng(seed).choice(words, length))
+
+    for task in range(tasks):
+        for trial in range(3):
+            turns = [text(1_000 * task + turn, 20) for turn in range(4)]
+            messages = [{"role": "system", "content": text(7, 400)}]
+            for turn in turns:
+                messages.append({"role": "user", "content": turn})
+                messages.append({"role": "assistant", "content": text(int(random.integers(10**6)), 10)})
+            content = {"messages": messages, "task_id": task}
+            (folder / f"{task}-{trial}.json").write_text(json.dumps(content))
+    return folder
 
 
 class TestCommand:

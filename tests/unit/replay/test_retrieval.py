@@ -92,7 +92,7 @@ def _recorded(folder: Path, *, tasks: int) -> Path:
     for task in range(tasks):
         for trial in range(3):
             turns = [text(1_000 * task + turn, 20) for turn in range(4)]
-            messages = [{"role": "system", "content": text(7, 400)}]
+            messages = [{"role": "system", "content": text(7, 100)}]
             for turn in turns:
                 messages.append({"role": "user", "content": turn})
                 messages.append({"role": "assistant", "content": text(int(random.integers(10**6)), 10)})

@@ -63,14 +63,14 @@ def test_recall_on_recorded_sessions(tmp_path: Path) -> None:
     )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.save(str(tmp_path / "tokenizer.json"))
-    chats = str(_recorded(tmp_path / "chats", tasks=20))
+    chats = str(_recorded(tmp_path / "chats", tasks=20, trials=3))
     row = recall(chats, tokenizer=tmp_path / "tokenizer.json")
     assert (row["set"], row["sessions"]) == (chats, 60)
     assert 3 <= int(row["queries"]) < 60  # those of one half
     assert float(row["recall_at_8"]) > 0.95
     assert float(row["recall_at_8"]) > float(row["recall_at_8_common_kept"])
     with pytest.raises(UserInputError, match="No two sessions"):
-        recall(str(_recorded(tmp_path / "none", tasks=0)), tokenizer=tmp_path / "tokenizer.json")
+        recall(str(_recorded(tmp_path / "none", tasks=5, trials=1)), tokenizer=tmp_path / "tokenizer.json")
 
 
 def test_sizes_are_checked() -> None:
@@ -80,8 +80,8 @@ def test_sizes_are_checked() -> None:
         SyntheticSessions(tokens=50)
 
 
-def _recorded(folder: Path, *, tasks: int) -> Path:
-    """Chats of one application, three on each task; `tasks` tasks."""
+def _recorded(folder: Path, *, tasks: int, trials: int) -> Path:
+    """Chats of one application."""
     folder.mkdir()
     random = np.random.default_rng(0)
     words = [f"w{number}" for number in range(2_000)]
@@ -90,7 +90,7 @@ def _recorded(folder: Path, *, tasks: int) -> Path:
         return " ".join(np.random.default_rng(seed).choice(words, length))
 
     for task in range(tasks):
-        for trial in range(3):
+        for trial in range(trials):
             turns = [text(1_000 * task + turn, 20) for turn in range(4)]
             messages = [{"role": "system", "content": text(7, 100)}]
             for turn in turns:

@@ -218,7 +218,7 @@ class SqliteMemory:
         fingerprint: What the token ids mean (see `fingerprint`); only its hash becomes part of a path.
         max_tokens: Oldest sessions beyond so many tokens in all are removed; about one byte of disk per token.
         max_age_days: So are sessions older than this; `math.inf` keeps them.
-        vocab_size: Stored sessions with ids from this on are dropped, not read; None: not checked.
+        vocab_size: Sessions with ids from this on are refused, and dropped when read back; None: not checked.
 
     Raises:
         ConfigurationError: A limit is negative.
@@ -248,7 +248,7 @@ class SqliteMemory:
 
     def put(self, *, tenant: str, session: str, tokens: IntArray) -> None:
         """Insert or replace a session; committed when it returns, unless the disk cannot be written."""
-        if not self._limits.allow(tokens):
+        if not self._limits.allow(tokens) or (self._vocab_size and int(tokens.max()) >= self._vocab_size):
             self._refused += 1
             return
         ids = np.array(tokens, dtype="<i4")
@@ -257,10 +257,8 @@ class SqliteMemory:
                 return
             if self._resting and self._writable():
                 self._release()  # a disk that failed is tried with a new handle
-            if self._writable() and self._write(tenant, session, ids, time.time()):
-                self._spare.take(tenant, session)
-                self._return_to_disk()
-            else:
+            self._return_to_disk()
+            if not (self._writable() and self._write(tenant, session, ids, time.time())):
                 self._spare.put(tenant=tenant, session=session, tokens=ids)
 
     def sessions(self, *, max_tokens: int) -> Iterator[StoredSession]:
@@ -305,8 +303,8 @@ class SqliteMemory:
         return MemoryStats(
             sessions=(file.sessions if file else 0) + spare.sessions,
             tokens=(file.tokens if file else 0) + spare.tokens,
-            bytes=sum(path.stat().st_size for path in files if path.exists()) + spare.bytes,
-            persistent=file is not None and not self._resting,
+            bytes=sum(map(_size, files)) + spare.bytes,
+            persistent=file is not None and not file.read_only and not self._resting,
             dropped=self._dropped,
             refused=self._refused,
         )
@@ -542,6 +540,13 @@ def _remove_old_files(path: Path, *, before: float) -> None:
         if max((found.stat().st_mtime for found in group), default=before) < before:
             for found in group:
                 found.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _key(text: str) -> bytes:

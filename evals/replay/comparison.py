@@ -121,7 +121,7 @@ def compare(
                     k=k,
                     half=comparison.half,
                     before=foreign[name],
-                    remember=comparison.history != "foreign",
+                    apart=comparison.history == "foreign",
                     on_session=lambda run=run: on_session(run),  # type: ignore[misc]
                 )
             yield from _rows(comparison, name, k, scores)

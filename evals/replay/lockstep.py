@@ -43,6 +43,9 @@ class BatchDrafter(Protocol):
     def finish(self, request: str) -> None:
         """A request is over."""
 
+    def end_session(self) -> None:
+        """The session of the request that finished last is over."""
+
 
 class _Arctic:
     """vLLM's loop over the batch."""
@@ -68,16 +71,20 @@ class _Arctic:
     def finish(self, request: str) -> None:
         self._cache.stop_request(request)
 
+    def end_session(self) -> None:
+        pass
+
 
 class _Ours:
     def __init__(self, k: int) -> None:
         from agentinfer_lg.serving.sam.drafter import Drafter, DrafterOptions
 
-        self._drafter = Drafter(DrafterOptions(max_draft=k, marginal_cost=0.03), background=False)
+        self._drafter = Drafter(
+            DrafterOptions(max_draft=k, marginal_cost=0.03, idle_seconds=0.0), background=False
+        )
 
     def start(self, request: str, prompt: IntArray, hints: SessionHints) -> None:
         self._drafter.start(request, prompt, hints=hints)
-        self._drafter.drain()
 
     def step(
         self, requests: Sequence[str], emitted: Sequence[list[int]], contexts: Sequence[IntArray]
@@ -86,7 +93,9 @@ class _Ours:
 
     def finish(self, request: str) -> None:
         self._drafter.finish(request)
-        self._drafter.drain()
+
+    def end_session(self) -> None:
+        self._drafter._tidy()  # what the background thread does once a second
 
 
 @dataclass(slots=True)
@@ -107,7 +116,7 @@ class _Running:
 
     @property
     def hints(self) -> SessionHints:
-        return SessionHints(session_id=self.name, turn=self.turn, final=len(self.turns) == 1)
+        return SessionHints(session_id=self.name, turn=self.turn)
 
     def advance(self, count: int) -> list[int]:
         end = min(self.done + count, self.turns[0][1])
@@ -189,4 +198,6 @@ def _goes_on(each: _Running, drafter: BatchDrafter) -> bool:
     each.turn += 1
     if each.turns:
         _begin_turn(each, drafter)
+    else:
+        drafter.end_session()
     return bool(each.turns)

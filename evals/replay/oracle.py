@@ -4,9 +4,9 @@ A linear draft copies what followed an earlier occurrence of the context's end, 
 one. The oracles pick the candidate that agrees longest with the true output, and draft of it just the tokens that
 will be accepted.
 
-* `oracle`: candidates that statistics can point at: at every match length, in the session and in the finished ones
-  apart, the most recent occurrence, and the walk along the most frequent continuations. What choosing the right
-  source, match length and draft length could gain at most.
+* `oracle`: candidates that statistics can point at: at every match length, the most recent occurrence in the session
+  and in the finished ones, and the walk along the most frequent continuations in the session, in the finished ones,
+  and in the finished outputs. What choosing the right source, match length and draft length could gain at most.
 * `oracle-any`: every occurrence of the last token. No drafter that copies, by any rule, emits more per pass.
 """
 
@@ -18,14 +18,14 @@ from numba import njit
 from agentinfer_lg.evals.replay.rivals import Costs
 from agentinfer_lg.evals.replay.trajectories import Session
 from agentinfer_lg.serving.sam.automaton import (
-    _LENGTH,
-    _LINK,
     CHAIN,
     ROOT,
     SuffixAutomaton,
     arrays,
-    best_edge,
+    find_edge,
+    most_frequent,
     own_match,
+    shorter,
 )
 from agentinfer_lg.serving.sam.types import IntArray
 
@@ -47,26 +47,27 @@ class OracleDrafter:
     def __init__(self, *, any_occurrence: bool) -> None:
         self._any = any_occurrence
         self._text = _Text()
-        self._start = 0
-        self._remember = True
+        self._start = self._begin = 0
         self._truth: IntArray = np.empty(0, dtype=np.int32)
         self._ends: list[int] = []
         self._own = SuffixAutomaton()
-        self._history = SuffixAutomaton()
         self._tip = ROOT
-        self._match = (ROOT, 0)
+        self._finished = (SuffixAutomaton(), SuffixAutomaton())  # sessions, outputs
+        self._matches = [(ROOT, 0), (ROOT, 0)]
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
+    def begin_session(self, session: Session) -> None:
         """See `ReplayDrafter`."""
-        self._start, self._remember = self._text.length, remember
+        self._start = self._text.length
         self._truth = np.concatenate([part for turn in session.turns for part in (turn.prompt, turn.output)])
         lengths = [len(turn.prompt) + len(turn.output) for turn in session.turns]
         self._ends = np.cumsum(lengths)[::-1].tolist()
-        self._own, self._tip, self._match = SuffixAutomaton(), ROOT, (ROOT, 0)
+        self._own, self._tip = SuffixAutomaton(), ROOT
+        self._matches = [(ROOT, 0), (ROOT, 0)]
 
     def begin_turn(self, prompt: IntArray) -> None:
         """See `ReplayDrafter`."""
         self._extend(prompt[self._text.length - self._start :])
+        self._begin = len(prompt)
 
     def accept(self, tokens: list[int]) -> None:
         """See `ReplayDrafter`."""
@@ -79,22 +80,22 @@ class OracleDrafter:
         best = self._text.agreement(coming, start=self._start, any_occurrence=self._any)
         if not self._any:
             best = max(best, _frequent(self._own.address, *_tip_match(self._own.address, self._tip), coming))
-            best = max(best, _frequent(self._history.address, *self._match, coming))
+            for automaton, match in zip(self._finished, self._matches, strict=True):
+                best = max(best, _frequent(automaton.address, *match, coming))
         draft: list[int] = coming[:best].tolist()
         return draft
 
     def end_turn(self) -> None:
         """See `ReplayDrafter`."""
-        self._ends.pop()
+        end = self._ends.pop()
+        if not self._any:
+            self._finished[1].extend(self._truth[self._begin : end])
 
     def end_session(self) -> None:
         """See `ReplayDrafter`."""
-        if not self._remember:
-            self._text.cut(self._start)
-            return
         self._text.extend(np.full(1, _SEPARATOR, dtype=np.int32))
         if not self._any:
-            self._history.extend(self._truth)
+            self._finished[0].extend(self._truth)
 
     def costs(self) -> Costs:
         """See `ReplayDrafter`."""
@@ -104,7 +105,10 @@ class OracleDrafter:
         self._text.extend(tokens)
         if not self._any:
             self._tip = self._own.extend(tokens, tip=self._tip)
-            self._match = self._history.match(tokens, state=self._match[0], length=self._match[1])
+            self._matches = [
+                automaton.match(tokens, state=state, length=length)
+                for automaton, (state, length) in zip(self._finished, self._matches, strict=True)
+            ]
 
 
 class _Text:
@@ -128,10 +132,6 @@ class _Text:
         _append(self._tokens, self._earlier, self._latest, self.length, tokens)
         self.length = end
 
-    def cut(self, length: int) -> None:
-        _cut(self._tokens, self._earlier, self._latest, length, self.length)
-        self.length = length
-
     def agreement(self, coming: IntArray, *, start: int, any_occurrence: bool) -> int:
         """Most tokens of `coming` that follow an earlier occurrence of the end; the session begins at `start`."""
         last, longest = self.length - 1, 0 if any_occurrence else _LONGEST_MATCH
@@ -146,13 +146,6 @@ def _append(text: IntArray, earlier: IntArray, latest: IntArray, length: int, to
         earlier[place] = latest[token] if token >= 0 else -1
         if token >= 0:
             latest[token] = place
-
-
-@njit(cache=True)
-def _cut(text: IntArray, earlier: IntArray, latest: IntArray, start: int, end: int) -> None:
-    for place in range(end - 1, start - 1, -1):
-        if text[place] >= 0:
-            latest[text[place]] = earlier[place]
 
 
 @njit(cache=True)
@@ -190,16 +183,15 @@ def _frequent(address: int, state: int, length: int, coming: IntArray) -> int:
     """Most tokens of `coming` on the walks along most frequent continuations, from every suffix of the match."""
     _, nodes, edges, slots = arrays(address)
     best = 0
+    while length and shorter(nodes, state)[1] >= length:  # text added since has split the state
+        state = shorter(nodes, state)[0]
     for _ in range(CHAIN):
         if length == 0 or best == coming.shape[0]:
             break
         ahead, place = 0, state
-        while ahead < coming.shape[0]:
-            token, place = best_edge(nodes, edges, slots, place)
-            if token != coming[ahead]:
-                break
+        while ahead < coming.shape[0] and place >= 0 and most_frequent(nodes, place) == coming[ahead]:
+            place = find_edge(nodes, edges, slots, place, coming[ahead])
             ahead += 1
         best = max(best, ahead)
-        state = nodes[state, _LINK]
-        length = nodes[state, _LENGTH]
+        state, length = shorter(nodes, state)
     return best

@@ -45,11 +45,8 @@ class ReplayDrafter(Protocol):
     `end_turn`; `end_session`.
     """
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
-        """A session begins. Only an oracle may look at its outputs.
-
-        Unless it is to be remembered, no later session may draw on it.
-        """
+    def begin_session(self, session: Session) -> None:
+        """A session begins. Only an oracle may look at its outputs."""
 
     def begin_turn(self, prompt: IntArray) -> None:
         """A request begins; `prompt` is the whole prompt, and stays as it is until the turn ends."""
@@ -76,7 +73,7 @@ class _Idle:
     def __init__(self) -> None:
         self._costs = Costs()
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
+    def begin_session(self, session: Session) -> None:
         """See `ReplayDrafter`."""
 
     def begin_turn(self, prompt: IntArray) -> None:
@@ -173,14 +170,7 @@ class ArcticDrafter(_Idle):
         self._cache = SuffixDecodingCache(max_tree_depth=depth, max_cached_requests=requests)
         self._depth, self._factor, self._least = depth, factor, least
         self._context = _Context()
-        self._request = self._first = 0
-        self._prompt = self._responses = 0
-        self._remember = True
-
-    def begin_session(self, session: Session, *, remember: bool) -> None:
-        """See `ReplayDrafter`."""
-        self._first = self._request + 1
-        self._remember = remember
+        self._request = self._prompt = self._responses = 0
 
     def begin_turn(self, prompt: IntArray) -> None:
         """See `ReplayDrafter`."""
@@ -213,12 +203,6 @@ class ArcticDrafter(_Idle):
         self._cache.stop_request(self._request)
         self._responses += len(self._context.last()) - self._prompt
 
-    def end_session(self) -> None:
-        """See `ReplayDrafter`."""
-        if not self._remember:
-            for request in range(self._first, self._request + 1):
-                self._cache.evict_cached_response(request)
-
     def costs(self) -> Costs:
         """See `ReplayDrafter`."""
         trees = (self._cache._global_tree, self._cache._local_trees[self._request])
@@ -232,7 +216,7 @@ class SamDrafter(_Idle):
     """AgentSAM, building inline.
 
     Args:
-        options: Of the drafter.
+        options: Of the drafter; with `idle_seconds=0`, so that a session joins the history when it ends.
         across_turns: Whether the requests of a session share what is known of it; else each is a session of its own.
     """
 
@@ -242,34 +226,24 @@ class SamDrafter(_Idle):
 
         self._drafter = Drafter(options, background=False)
         self._across_turns = across_turns
-        self._session, self._turns, self._remember = "", 0, True
-        self._turn = self._known = self._length = 0
-        self._sessions = 0
+        self._sessions = self._turn = 0
         self._pending: list[int] = []
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
+    def begin_session(self, session: Session) -> None:
         """See `ReplayDrafter`."""
         self._sessions += 1
-        self._session, self._turns, self._remember = f"session-{self._sessions}", len(session.turns), remember
-        self._turn = self._known = self._length = 0
+        self._turn = 0
 
     def begin_turn(self, prompt: IntArray) -> None:
         """See `ReplayDrafter`."""
         self._turn += 1
-        ends = self._remember and (self._turn == self._turns or not self._across_turns)
-        name = self._session if self._across_turns else self._request
-        hints = SessionHints(session_id=name, turn=self._turn - 1, final=ends)
-        start = time.perf_counter()
+        name = f"session-{self._sessions}" if self._across_turns else self._request
+        hints = SessionHints(session_id=name, turn=self._turn - 1, final=not self._across_turns)
         self._drafter.start(self._request, prompt, hints=hints)
-        self._drafter.drain()
-        self._costs.build_seconds += time.perf_counter() - start
-        self._costs.build_tokens += len(prompt) - (self._known if self._across_turns else 0)
-        self._known = self._length = len(prompt)
 
     def accept(self, tokens: list[int]) -> None:
         """See `ReplayDrafter`."""
         self._pending = tokens
-        self._known += len(tokens)
 
     def propose(self, k: int) -> list[int]:
         """See `ReplayDrafter`."""
@@ -280,23 +254,25 @@ class SamDrafter(_Idle):
     def end_turn(self) -> None:
         """See `ReplayDrafter`."""
         self._drafter.step([self._request], [self._pending], limits=[0])
-        start = time.perf_counter()
         self._drafter.finish(self._request)
-        self._drafter.drain()
-        self._costs.build_seconds += time.perf_counter() - start
-        if self._across_turns and self._remember and self._turn == self._turns:
-            self._costs.build_tokens += self._known
+
+    def end_session(self) -> None:
+        """See `ReplayDrafter`."""
+        self._drafter._tidy()  # what the background thread does once a second
 
     def costs(self) -> Costs:
         """See `ReplayDrafter`."""
         stats = self._drafter.stats()
-        self._costs.held_bytes = stats.bytes
-        self._costs.held_tokens = stats.live_tokens + stats.history_tokens
-        return self._costs
+        return Costs(
+            build_seconds=stats.build_seconds,
+            build_tokens=stats.built_tokens,
+            held_bytes=stats.bytes,
+            held_tokens=stats.live_tokens + stats.history_tokens,
+        )
 
     @property
     def _request(self) -> str:
-        return f"{self._session}/{self._turn}"
+        return f"session-{self._sessions}/{self._turn}"
 
 
 Factory = Callable[[int, float], ReplayDrafter]
@@ -319,7 +295,7 @@ def _sam(*, across_turns: bool = True, **options: Any) -> Factory:
     def make(k: int, cost: float) -> ReplayDrafter:
         from agentinfer_lg.serving.sam.drafter import DrafterOptions
 
-        chosen = DrafterOptions(max_draft=k, marginal_cost=cost, **options)
+        chosen = DrafterOptions(max_draft=k, marginal_cost=cost, idle_seconds=0.0, **options)
         return SamDrafter(chosen, across_turns=across_turns)
 
     return make

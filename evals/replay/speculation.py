@@ -8,15 +8,17 @@ session. All sessions run; only those of the half asked for are counted.
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.errors import AgentInferError, UserInputError
 from agentinfer_lg.evals.replay.rivals import Costs, ReplayDrafter
 from agentinfer_lg.evals.replay.trajectories import Half, Session, in_half
 
@@ -131,7 +133,7 @@ def replay(
     k: int,
     half: Half = "report",
     before: Sequence[Session] = (),
-    remember: bool = True,
+    apart: bool = False,
     on_session: Callable[[], None] = lambda: None,
 ) -> Score:
     """Replay sessions in their order through a drafter.
@@ -141,8 +143,9 @@ def replay(
         drafter: A fresh one.
         k: Most drafted tokens per step.
         half: Which sessions to count.
-        before: Sessions that run first, are remembered, and are not counted.
-        remember: Whether a session may draw on the earlier ones of `sessions`; on those of `before` it may always.
+        before: Sessions that run first and are not counted.
+        apart: Run each session in a fork of this process, so that it may draw on those of `before` and on itself, but
+            on no other of `sessions`. Times then hold the page faults of the fork.
         on_session: Called after each session.
 
     Raises:
@@ -152,22 +155,53 @@ def replay(
         msg = "A replay needs at least one session and one drafted token (k >= 1)."
         raise UserInputError(msg)
     for session in before:
-        for _ in _replay_session(session, drafter, k, Tally(), Times(), remember=True):
-            pass
+        _replay_session(session, drafter, k)
         on_session()
-    tallies: list[Tally] = []
-    all_times = Times()
-    costs = Costs()
-    for number, session in enumerate(sessions):
-        tally, times = Tally(session.group), Times()
-        for turn in _replay_session(session, drafter, k, tally, times, remember=remember):
-            if number == len(sessions) - 1 and turn == len(session.turns) - 1:
-                costs = drafter.costs()
-        if in_half(session, half):
-            tallies.append(tally)
-            all_times.extend(times)
+    results: list[_Result] = []
+    for session in sessions:
+        is_last = session is sessions[-1]
+        if not apart:
+            results.append(_replay_session(session, drafter, k, ask_costs=is_last))
+        elif in_half(session, half):
+            results.append(_in_fork(session, drafter, k))
         on_session()
-    return Score(sessions=tuple(tallies), times=all_times, costs=costs)
+    counted = [result for result in results if in_half(result.session, half)]
+    times = Times()
+    for result in counted:
+        times.extend(result.times)
+    costs = results[-1].costs if results else Costs()
+    return Score(sessions=tuple(result.tally for result in counted), times=times, costs=costs)
+
+
+@dataclass(slots=True)
+class _Result:
+    session: Session
+    tally: Tally
+    times: Times
+    costs: Costs
+
+
+def _in_fork(session: Session, drafter: ReplayDrafter, k: int) -> _Result:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def run() -> None:
+        sender.send(_replay_session(session, drafter, k, ask_costs=True))
+
+    process = context.Process(target=run)
+    with warnings.catch_warnings():
+        # The other threads of this process draw its progress bar; nothing here waits for them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    sender.close()
+    try:
+        result: _Result = receiver.recv()
+    except EOFError as error:
+        msg = f"The replay of session {session.id} failed in its own process."
+        raise AgentInferError(msg) from error
+    finally:
+        process.join()
+    return result
 
 
 def paired_interval(
@@ -206,33 +240,34 @@ def _per_group(score: Score) -> npt.NDArray[np.float64]:
     return np.stack(list(sums.values()))
 
 
-def _replay_session(
-    session: Session, drafter: ReplayDrafter, k: int, tally: Tally, times: Times, *, remember: bool
-) -> Iterator[int]:
-    """Replay one session; yields the number of each turn before the drafter is told of its end."""
+def _replay_session(session: Session, drafter: ReplayDrafter, k: int, *, ask_costs: bool = False) -> _Result:
+    result = _Result(session, Tally(session.group), Times(), Costs())
     context = np.concatenate([part for turn in session.turns for part in (turn.prompt, turn.output)])
     end = 0
-    drafter.begin_session(session, remember=remember)
+    drafter.begin_session(session)
     for number, turn in enumerate(session.turns):
         end += len(turn.prompt)
         start = time.perf_counter()
         drafter.begin_turn(context[:end])
-        (times.next_turns if number else times.first_turns).append(time.perf_counter() - start)
-        _replay_turn(turn.output.tolist(), drafter, k, tally, times)
+        kind = result.times.next_turns if number else result.times.first_turns
+        kind.append(time.perf_counter() - start)
+        _replay_turn(turn.output.tolist(), drafter, k, result.tally, result.times.steps)
         end += len(turn.output)
-        yield number
+        if ask_costs and number == len(session.turns) - 1:
+            result.costs = drafter.costs()
         drafter.end_turn()
     drafter.end_session()
+    return result
 
 
-def _replay_turn(output: list[int], drafter: ReplayDrafter, k: int, tally: Tally, times: Times) -> None:
+def _replay_turn(output: list[int], drafter: ReplayDrafter, k: int, tally: Tally, times: list[float]) -> None:
     tally.outputs += 1
     emitted, done = output[:1], 1
     while done < len(output):
         start = time.perf_counter()
         drafter.accept(emitted)
         draft = drafter.propose(k)[:k]
-        times.steps.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
         accepted = _agreement(draft, output, done)
         emitted = output[done : done + accepted + 1]
         done += len(emitted)

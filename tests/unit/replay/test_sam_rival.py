@@ -28,6 +28,7 @@ class Recorder:
         self.started: list[tuple[str, list[int], SessionHints]] = []
         self.steps: list[tuple[str, list[int], int]] = []
         self.finished: list[str] = []
+        self.ended: list[str] = []
         self.batches: list[int] = []
         Recorder.made.append(self)
 
@@ -52,8 +53,13 @@ class Recorder:
     def drain(self) -> None:
         pass
 
+    def _tidy(self) -> None:
+        self.ended.append(self.finished[-1])
+
     def stats(self) -> SimpleNamespace:
-        return SimpleNamespace(bytes=640, live_tokens=4, history_tokens=6)
+        return SimpleNamespace(
+            bytes=640, live_tokens=4, history_tokens=6, build_seconds=1e-3, built_tokens=500
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -75,25 +81,27 @@ SESSIONS = [
 ]
 
 
-def run(name: str, **options: Any) -> tuple[Recorder, Score]:
+def run(name: str) -> tuple[Recorder, Score]:
     drafter = make_drafter(name, k=2, marginal_cost=0.2)
-    score = replay(SESSIONS, drafter, k=2, half="all", **options)
+    score = replay(SESSIONS, drafter, k=2, half="all")
     return Recorder.made[-1], score
 
 
-def test_requests_of_a_session_share_its_id_and_the_last_is_final() -> None:
+OPTIONS = {"max_draft": 2, "marginal_cost": 0.2, "idle_seconds": 0.0}
+
+
+def test_requests_of_a_session_share_its_id_until_it_ends() -> None:
     recorder, score = run("ours")
-    assert recorder.options == {"max_draft": 2, "marginal_cost": 0.2}
+    assert recorder.options == OPTIONS
     prompts = [prompt for _, prompt, _ in recorder.started]
     assert prompts == [[1, 2], [1, 2, 3, 7, 4, 5], [1]]
     hints = [hints for _, _, hints in recorder.started]
     assert [each.session_id for each in hints] == ["session-1", "session-1", "session-2"]
-    assert [(each.turn, each.final) for each in hints] == [(0, False), (1, True), (0, True)]
+    assert [(each.turn, each.final) for each in hints] == [(0, False), (1, False), (0, False)]
     assert recorder.finished == [request for request, _, _ in recorder.started]
-    assert len(set(recorder.finished)) == 3
-    # prompt of the first turn, what came new with the second, both sessions when they end
-    assert score.costs.build_tokens == 2 + 1 + 8 + 1 + 2
-    assert score.row()["bytes_per_token"] == 64
+    assert recorder.ended == recorder.finished[1:]
+    row = score.row()
+    assert (row["bytes_per_token"], row["build_us_per_token"]) == (64, pytest.approx(2))
 
 
 def test_every_emitted_token_reaches_the_drafter_once() -> None:
@@ -103,16 +111,11 @@ def test_every_emitted_token_reaches_the_drafter_once() -> None:
     assert (score.total("steps"), score.total("accepted"), score.total("drafted")) == (2, 1, 4)
 
 
-def test_sessions_that_must_not_be_remembered_never_end() -> None:
-    recorder, _ = run("ours", remember=False)
-    assert not any(hints.final for _, _, hints in recorder.started)
-
-
 def test_request_sam_knows_nothing_of_earlier_turns() -> None:
-    recorder, score = run("request-sam")
+    recorder, _ = run("request-sam")
     assert recorder.options["history"] is False
     assert len({hints.session_id for _, _, hints in recorder.started}) == 3
-    assert score.costs.build_tokens == 2 + 6 + 1
+    assert all(hints.final for _, _, hints in recorder.started)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_request_sam_knows_nothing_of_earlier_turns() -> None:
 )
 def test_variants_switch_one_thing(name: str, chosen: dict[str, object]) -> None:
     recorder, _ = run(name)
-    assert recorder.options == {"max_draft": 2, "marginal_cost": 0.2, **chosen}
+    assert recorder.options == OPTIONS | chosen
 
 
 def test_a_batch_steps_through_the_recorded_outputs() -> None:
@@ -140,7 +143,7 @@ def test_a_batch_steps_through_the_recorded_outputs() -> None:
     by_session = [(request.split("/")[0], tokens) for request, tokens, _ in recorder.steps]
     assert by_session == [("session-0", [3, 7, 4]), ("session-1", [2]), ("session-0", [6, 8])]
     assert [prompt for _, prompt, _ in recorder.started] == [[1, 2], [1], [1, 2, 3, 7, 4, 5]]
-    assert [hints.final for _, _, hints in recorder.started] == [False, True, True]
+    assert len(recorder.ended) == 2
     assert sorted(recorder.finished) == sorted(request for request, _, _ in recorder.started)
 
 

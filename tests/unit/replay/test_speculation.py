@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli.bench import app
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.errors import AgentInferError, UserInputError
 from agentinfer_lg.evals.replay.comparison import Comparison, compare
 from agentinfer_lg.evals.replay.ngram import prompt_lookup
 from agentinfer_lg.evals.replay.oracle import OracleDrafter
@@ -43,8 +43,8 @@ class Scripted:
         self.drafts = list(drafts)
         self.calls: list[object] = []
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
-        self.calls.append(("session", session.id, remember))
+    def begin_session(self, session: Session) -> None:
+        self.calls.append(("session", session.id))
 
     def begin_turn(self, prompt: IntArray) -> None:
         self.calls.append(("turn", prompt.tolist()))
@@ -68,7 +68,7 @@ class Scripted:
 class Perfect(Scripted):
     """Knows the outputs, and drafts beyond their ends."""
 
-    def begin_session(self, session: Session, *, remember: bool) -> None:
+    def begin_session(self, session: Session) -> None:
         self.outputs = [turn.output.tolist() for turn in session.turns]
 
     def begin_turn(self, prompt: IntArray) -> None:
@@ -91,7 +91,7 @@ def test_a_replay_computed_by_hand() -> None:
     tally = Tally("s", outputs=2, steps=4, emitted=6, drafts=3, drafted=7, accepted=3)
     assert score.sessions == (tally,)
     assert drafter.calls == [
-        ("session", "s", True),
+        ("session", "s"),
         ("turn", [1, 2]),
         *[("accept", tokens) for tokens in ([10], [11, 12, 13], [14], [15])],
         "end turn",
@@ -156,14 +156,27 @@ def test_the_oracle_copies_from_the_session_and_from_finished_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["oracle", "oracle-any", pytest.param("arctic", marks=needs_arctic)])
-def test_what_is_not_remembered_is_not_drawn_on(name: str) -> None:
+def test_sessions_apart_draw_on_those_before_only(name: str) -> None:
     script = ([1, 2], [*range(10, 40)])
     sessions = [session(script, name=str(number)) for number in range(3)]
-    forgetful = replay(sessions, make_drafter(name, k=8), k=8, half="all", remember=False)
-    steps = [tally.steps for tally in forgetful.sessions]
-    assert steps == [29, 29, 29]
-    remembering = replay(sessions, make_drafter(name, k=8), k=8, half="all")
-    assert remembering.sessions[1].steps < 29
+    apart = replay(sessions, make_drafter(name, k=8), k=8, half="all", apart=True)
+    assert [tally.steps for tally in apart.sessions] == [29, 29, 29]
+    before = [session(([3], script[1]), name="before")]
+    after = replay(sessions, make_drafter(name, k=8), k=8, half="all", apart=True, before=before)
+    assert after.sessions[0].steps == after.sessions[2].steps < 29
+    assert len(after.times.steps) == after.total("steps")
+    together = replay(sessions, make_drafter(name, k=8), k=8, half="all")
+    assert together.sessions[0].steps == 29 > together.sessions[1].steps
+
+
+def test_a_session_that_fails_in_its_own_process_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    class Broken(Scripted):
+        def propose(self, k: int) -> list[int]:
+            raise ZeroDivisionError
+
+    with pytest.raises(AgentInferError, match="session s failed"):
+        replay([session(([1], [2, 3]))], Broken(), k=2, half="all", apart=True)
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_only_the_half_asked_for_is_counted_but_all_sessions_run() -> None:
@@ -182,11 +195,8 @@ def test_only_the_half_asked_for_is_counted_but_all_sessions_run() -> None:
 def test_sessions_that_run_before_are_not_counted() -> None:
     drafter = Scripted()
     one, other = session(([1], [2, 3]), name="a"), session(([1], [2, 3]), name="b")
-    score = replay([one], drafter, k=2, half="all", before=[other], remember=False)
-    assert [call for call in drafter.calls if call[0] == "session"] == [
-        ("session", "b", True),
-        ("session", "a", False),
-    ]
+    score = replay([one], drafter, k=2, half="all", before=[other])
+    assert [call for call in drafter.calls if call[0] == "session"] == [("session", "b"), ("session", "a")]
     assert score.total("steps") == 1
 
 
@@ -269,7 +279,7 @@ def test_suffix_decoding_is_used_as_vllm_uses_it() -> None:
     drafter = make_drafter("arctic", k=8)
     cache = SuffixDecodingCache(max_tree_depth=24, max_cached_requests=10_000)
     for request, text in enumerate(texts):
-        drafter.begin_session(session(([0], [0])), remember=True)
+        drafter.begin_session(session(([0], [0])))
         drafter.begin_turn(text[:30])
         cache.start_request(request, text[:30])
         for end in range(31, 61):

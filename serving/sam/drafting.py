@@ -1,0 +1,374 @@
+"""One engine step of speculation for a whole batch, in one compiled call.
+
+For each request: score the previous draft against the tokens that the engine emitted, add those tokens to the session's
+automaton, move the matches in the other automata, and draft anew.
+
+A draft grows token by token. Each kind of source with a match names its most frequent continuation; the acceptance model
+says how likely each candidate is, given what all sources know of it; the likeliest is taken, and every source follows
+it. The draft ends where the probability that all of it is accepted falls below the threshold of the request: the price
+of verifying one more token.
+
+The paper's way (Algorithm 4) is here for comparison: the automata as if merged with similarity weights, the heaviest
+continuation of the longest match, no acceptance model.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from agentinfer_lg.serving.sam.acceptance import (
+    INPUTS,
+    KINDS,
+    LEVELS,
+    AcceptanceModel,
+    bucket,
+    chance,
+    first_set,
+    learn,
+    second_set,
+    stretch,
+)
+from agentinfer_lg.serving.sam.automaton import (
+    ROOT,
+    advance,
+    arrays,
+    extend,
+    find_edge,
+    has_edges,
+    most_frequent,
+    most_recent,
+    occurrences,
+    own_match,
+    shorter,
+)
+
+__all__ = ("HISTORY", "MAX_SIMILAR", "OUTPUTS", "OWN", "SIMILAR", "SOURCES", "Rows", "step")
+
+OWN: Final = 0
+HISTORY: Final = 1
+"""Two generations of the text of finished sessions."""
+OUTPUTS: Final = 3
+"""Two generations of what the model wrote in any session."""
+SIMILAR: Final = 5
+MAX_SIMILAR: Final = 8
+SOURCES: Final = SIMILAR + MAX_SIMILAR
+"""Automata that a request may follow."""
+_KIND: Final = (0, 1, 1, 2, 2, *(3,) * MAX_SIMILAR)
+_ADDRESS, _STATE, _LENGTH = 0, 1, 2
+
+
+class Rows:
+    """State of the requests between steps, one row each, in arrays that compiled code reads and writes."""
+
+    def __init__(self, *, rows: int = 64, max_draft: int) -> None:
+        self.max_draft = max_draft
+        self.matches: npt.NDArray[np.int64] = np.zeros((rows, SOURCES, 3), np.int64)
+        """Address of the automaton (0: none), state and length of the match; of the own automaton the tip."""
+        self.weights: npt.NDArray[np.float64] = np.ones((rows, SOURCES))
+        """Similarity of each source; used in the paper's mode only."""
+        self.drafted: npt.NDArray[np.int64] = np.zeros(rows, np.int64)
+        """Tokens of the draft that is being verified."""
+        self.drafts: npt.NDArray[np.int32] = np.zeros((rows, max_draft), np.int32)
+        self.kinds: npt.NDArray[np.int8] = np.zeros((rows, max_draft), np.int8)
+        """Kind of the source that was surest of each drafted token."""
+        self.sets: npt.NDArray[np.int32] = np.zeros((rows, max_draft, 2), np.int32)
+        self.inputs: npt.NDArray[np.float64] = np.zeros((rows, max_draft, INPUTS))
+        self.places: npt.NDArray[np.int32] = np.zeros((rows, max_draft, INPUTS), np.int32)
+        self.chances: npt.NDArray[np.float64] = np.zeros((rows, max_draft))
+
+    def __len__(self) -> int:
+        return len(self.drafted)
+
+    def clear(self, row: int) -> None:
+        """Forget the request in `row`."""
+        self.matches[row] = 0
+        self.weights[row] = 1.0
+        self.drafted[row] = 0
+
+    def grow(self) -> None:
+        """Double the number of rows."""
+        for name in (
+            "matches",
+            "weights",
+            "drafted",
+            "drafts",
+            "kinds",
+            "sets",
+            "inputs",
+            "places",
+            "chances",
+        ):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
+        self.weights[len(self) // 2 :] = 1.0
+
+
+def step(
+    rows: Rows,
+    model: AcceptanceModel,
+    *,
+    chosen: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int32],
+    ends: npt.NDArray[np.int64],
+    limits: npt.NDArray[np.int64],
+    thresholds: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    merged: bool = False,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Take in verified tokens and draft; the drafts are left in `rows.drafts`.
+
+    Args:
+        rows: State of all requests.
+        model: Acceptance model, which learns from the outcome of the previous drafts.
+        chosen: Row of each request of this step.
+        tokens: What the engine emitted, all requests in one array.
+        ends: Where the tokens of each request end.
+        limits: Most tokens to draft for each request.
+        thresholds: Least probability that a whole draft is accepted.
+        counts: Per kind of source, drafted and accepted tokens so far; added to.
+        merged: Draft as the paper does.
+
+    Returns:
+        Length of each draft, and how many of its tokens each own automaton could take in (fewer: it is full).
+    """
+    lengths = np.zeros(len(chosen), np.int64)
+    taken = np.zeros(len(chosen), np.int64)
+    _step(
+        chosen, tokens, ends, limits, thresholds, merged, lengths, taken, counts,
+        rows.matches, rows.weights, rows.drafted, rows.drafts, rows.kinds, rows.sets, rows.inputs, rows.places,
+        rows.chances, model.table, model.weights,
+    )  # fmt: skip
+    return lengths, taken
+
+
+@njit(nogil=True, cache=True)
+def _step(
+    chosen, tokens, ends, limits, thresholds, merged, lengths, taken, counts,
+    matches, weights, drafted, drafts, kinds, sets, inputs, places, chances, table, mixer,
+):  # fmt: skip
+    states = np.zeros((SOURCES, 2), np.int64)
+    begin = 0
+    for index in range(chosen.shape[0]):
+        row = chosen[index]
+        emitted = tokens[begin : ends[index]]
+        begin = ends[index]
+        _score(
+            emitted, drafted[row], drafts[row], kinds[row], sets[row], inputs[row], places[row], chances[row],
+            table, mixer, counts, merged,
+        )  # fmt: skip
+        drafted[row] = 0
+        taken[index] = _follow(matches[row], emitted)
+        if taken[index] < emitted.shape[0]:
+            continue
+        _begin(matches[row], states)
+        if merged:
+            lengths[index] = _draft_merged(
+                matches[row], weights[row], states, limits[index], drafts[row], kinds[row]
+            )
+        else:
+            lengths[index] = _draft(
+                matches[row], states, limits[index], thresholds[index],
+                drafts[row], kinds[row], sets[row], inputs[row], places[row], chances[row], table, mixer,
+            )  # fmt: skip
+        drafted[row] = lengths[index]
+
+
+@njit(nogil=True, cache=True)
+def _score(emitted, count, draft, kinds, sets, inputs, places, chances, table, mixer, counts, merged):
+    """Learn from the draft up to its first wrong token. Tokens that were never verified tell nothing."""
+    for index in range(count):
+        counts[kinds[index], 0] += 1
+    for index in range(min(count, emitted.shape[0])):
+        right = draft[index] == emitted[index]
+        if not merged:
+            one, two = sets[index, 0], sets[index, 1]
+            outcome = 1.0 if right else 0.0
+            learn(table, mixer, one, two, inputs[index], places[index], chances[index], outcome)
+        if not right:
+            break
+        if index < emitted.shape[0] - 1:  # the last token is the engine's own
+            counts[kinds[index], 1] += 1
+
+
+@njit(nogil=True, cache=True)
+def _follow(matches, emitted):
+    """Add `emitted` to the own automaton and move all matches; return how many tokens the own automaton took."""
+    taken = emitted.shape[0]
+    if matches[OWN, _ADDRESS]:
+        taken, tip = extend(matches[OWN, _ADDRESS], emitted, matches[OWN, _STATE])
+        matches[OWN, _STATE] = tip
+    for source in range(1, SOURCES):
+        if matches[source, _ADDRESS]:
+            _, nodes, edges, slots = arrays(matches[source, _ADDRESS])
+            state, length = matches[source, _STATE], matches[source, _LENGTH]
+            for token in emitted:
+                state, length = advance(nodes, edges, slots, state, length, token)
+            matches[source, _STATE], matches[source, _LENGTH] = state, length
+    return taken
+
+
+@njit(nogil=True, cache=True)
+def _begin(matches, states):
+    """Copy the matches, which the draft moves on tentatively."""
+    for source in range(SOURCES):
+        states[source, 0], states[source, 1] = matches[source, _STATE], matches[source, _LENGTH]
+    if matches[OWN, _ADDRESS]:
+        _, nodes, _, _ = arrays(matches[OWN, _ADDRESS])
+        states[OWN, 0], states[OWN, 1] = own_match(nodes, matches[OWN, _STATE])
+
+
+@njit(nogil=True, cache=True)
+def _settle(nodes, state, length):
+    """Shorten a match until it is one that went on."""
+    while length and shorter(nodes, state)[1] >= length:  # the state was split since
+        state = shorter(nodes, state)[0]
+    while state != ROOT and not has_edges(nodes, state):
+        state, length = shorter(nodes, state)
+    return state, length if state != ROOT else 0
+
+
+@njit(nogil=True, cache=True)
+def _choose_sources(matches, states, best):
+    """Settle all matches, and find for each kind the source with the longest; return the kinds that have one, as bits."""
+    present = 0
+    best[:] = -1
+    for source in range(SOURCES):
+        if matches[source, _ADDRESS] == 0:
+            continue
+        _, nodes, _, _ = arrays(matches[source, _ADDRESS])
+        states[source, 0], states[source, 1] = _settle(nodes, states[source, 0], states[source, 1])
+        kind = _KIND[source]
+        if states[source, 1] and (best[kind] < 0 or states[source, 1] > states[best[kind], 1]):
+            best[kind] = source
+            present |= 1 << kind
+    return present
+
+
+@njit(nogil=True, cache=True)
+def _candidates(matches, states, best, found):
+    """List the most frequent continuation of each kind's best source; return how many differ."""
+    count = 0
+    for kind in range(KINDS):
+        if best[kind] < 0:
+            continue
+        _, nodes, _, _ = arrays(matches[best[kind], _ADDRESS])
+        token = most_frequent(nodes, states[best[kind], 0])
+        known = False
+        for index in range(count):
+            known |= found[index] == token
+        if not known and token >= 0:
+            found[count] = token
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _judge(matches, states, best, token, table, inputs, places):
+    """Fill in what each source thinks of `token`; return the kinds that name it first, as bits, and the surest kind."""
+    agreeing, surest, most = 0, 0, -1e9
+    inputs[:] = 0.0
+    places[:] = -1
+    for kind in range(KINDS):
+        source = best[kind]
+        if source < 0:
+            continue
+        _, nodes, edges, slots = arrays(matches[source, _ADDRESS])
+        state, length = states[source, 0], states[source, 1]
+        if most_frequent(nodes, state) == token:
+            agreeing |= 1 << kind
+        for level in range(LEVELS):
+            if state == ROOT:
+                break
+            target = find_edge(nodes, edges, slots, state, token)
+            count = occurrences(nodes, target) if target >= 0 else 0
+            total = max(occurrences(nodes, state), count, 1)
+            recent = 1 if most_recent(nodes, state) == token else 0
+            index = kind * LEVELS + level
+            places[index] = bucket(index, length, count, total, recent)
+            inputs[index] = stretch(table, places[index])
+            if inputs[index] > most:
+                surest, most = kind, inputs[index]
+            state, length = shorter(nodes, state)
+    return agreeing, surest
+
+
+@njit(nogil=True, cache=True)
+def _draft(matches, states, limit, threshold, draft, kinds, sets, inputs, places, chances, table, mixer):
+    best = np.empty(KINDS, np.int64)
+    found = np.empty(KINDS, np.int64)
+    some_inputs, some_places = np.empty(INPUTS), np.empty(INPUTS, np.int64)
+    reach = 1.0
+    for index in range(limit):
+        present = _choose_sources(matches, states, best)
+        longest = 0
+        for kind in range(KINDS):
+            if best[kind] >= 0:
+                longest = max(longest, states[best[kind], 1])
+        one = first_set(present, longest)
+        chances[index] = 0.0
+        for candidate in found[: _candidates(matches, states, best, found)]:
+            agreeing, surest = _judge(matches, states, best, candidate, table, some_inputs, some_places)
+            two = second_set(present, agreeing)
+            said = chance(mixer, one, two, some_inputs)
+            if said > chances[index]:
+                chances[index], draft[index], kinds[index] = said, candidate, surest
+                sets[index, 0], sets[index, 1] = one, two
+                inputs[index], places[index] = some_inputs, some_places
+        reach *= chances[index]
+        if reach < threshold or reach <= 0.0:
+            return index
+        _move(matches, states, draft[index])
+    return limit
+
+
+@njit(nogil=True, cache=True)
+def _move(matches, states, token):
+    for source in range(SOURCES):
+        if matches[source, _ADDRESS]:
+            _, nodes, edges, slots = arrays(matches[source, _ADDRESS])
+            states[source, 0], states[source, 1] = advance(
+                nodes, edges, slots, states[source, 0], states[source, 1], token
+            )
+
+
+@njit(nogil=True, cache=True)
+def _draft_merged(matches, weights, states, limit, draft, kinds):
+    """Draft as from one automaton of all texts, where each occurrence counts with the similarity of its session."""
+    best = np.empty(KINDS, np.int64)
+    for index in range(limit):
+        _choose_sources(matches, states, best)
+        longest = 0
+        for source in range(SOURCES):
+            if matches[source, _ADDRESS]:
+                longest = max(longest, states[source, 1])
+        if longest == 0:
+            return index
+        heaviest = 0.0
+        for source in range(SOURCES):
+            if matches[source, _ADDRESS] == 0 or states[source, 1] < longest:
+                continue
+            _, nodes, _, _ = arrays(matches[source, _ADDRESS])
+            token = most_frequent(nodes, states[source, 0])
+            weight = _merged_weight(matches, weights, states, longest, token)
+            if weight > heaviest:
+                heaviest, draft[index], kinds[index] = weight, token, _KIND[source]
+        if heaviest <= 0.0:
+            return index
+        _move(matches, states, draft[index])
+    return limit
+
+
+@njit(nogil=True, cache=True)
+def _merged_weight(matches, weights, states, longest, token):
+    weight = 0.0
+    for source in range(SOURCES):
+        if matches[source, _ADDRESS] and states[source, 1] == longest:
+            _, nodes, edges, slots = arrays(matches[source, _ADDRESS])
+            target = find_edge(nodes, edges, slots, states[source, 0], token)
+            if target >= 0:
+                weight += weights[source] * occurrences(nodes, target)
+    return weight

@@ -246,36 +246,37 @@ class Drafter:
         """
         drafts: list[list[int]] = [[] for _ in requests]
         full: list[_Request] = []
-        with self._lock.step():
+        drafted = 0
+        with self._lock:
             active = self._take_in(requests, verified)
             if not active:
                 return drafts
-            chosen = np.array([self._requests[requests[index]].row for index in active], np.int64)
-            tokens = np.array([token for index in active for token in verified[index]], np.int32)
-            ends = np.cumsum([len(verified[index]) for index in active], dtype=np.int64)
             most, threshold = self._price(requests)
-            wanted = [most if limits is None else max(0, min(most, limits[index])) for index in active]
-            lengths, taken = step(
+            chosen: list[tuple[int, int, int]] = []
+            tokens: list[int] = []
+            for index, request in active:
+                tokens.extend(verified[index])
+                limit = most if limits is None else max(0, min(most, limits[index]))
+                chosen.append((request.row, len(tokens), limit))
+            results = step(
                 self._rows,
                 self._model,
                 chosen=chosen,
                 tokens=tokens,
-                ends=ends,
-                limits=np.array(wanted, np.int64),
-                thresholds=np.full(len(active), threshold),
+                threshold=threshold,
                 counts=self._counts,
                 merged=self.options.mode == "paper",
             )
-            for place, index in enumerate(active):
-                if lengths[place]:
-                    drafts[index] = self._rows.drafts[chosen[place], : lengths[place]].tolist()
-                if taken[place] < len(verified[index]):
-                    full.append(self._requests[requests[index]])
-                    self._set_back(full[-1], verified[index][taken[place] :])
+            for (index, request), (length, taken) in zip(active, results, strict=True):
+                if length:
+                    drafts[index] = self._rows.draft(request.row, length)
+                    drafted += length
+                    self._drafts += 1
+                if taken < len(verified[index]):
+                    full.append(request)
+                    self._set_back(request, verified[index][taken:])
         for request in full:
             self._builder.submit(partial(self._resume, request))
-        drafted = int(lengths.sum())
-        self._drafts += int(np.count_nonzero(lengths))
         self._rate.note(steps=len(active), emitted=len(tokens), drafted=drafted)
         return drafts
 
@@ -297,7 +298,7 @@ class Drafter:
         over = self._requests.pop(request, None)
         if over is None:
             return
-        with self._lock.step():
+        with self._lock:
             over.end()
             if over.row >= 0:
                 over.tip = int(self._rows.matches[over.row, OWN, 1])
@@ -341,8 +342,10 @@ class Drafter:
 
     # The decode path; `_lock` is held.
 
-    def _take_in(self, requests: Sequence[str], verified: Sequence[Sequence[int]]) -> list[int]:
-        """Count the emitted tokens, and return the places of the requests that can be drafted for."""
+    def _take_in(
+        self, requests: Sequence[str], verified: Sequence[Sequence[int]]
+    ) -> list[tuple[int, _Request]]:
+        """Count the emitted tokens, and return places and requests of those that can be drafted for."""
         active = []
         for index, name in enumerate(requests):
             request = self._requests.get(name)
@@ -354,7 +357,7 @@ class Drafter:
                 self._emitted += len(tokens)
             request.outputs.extend(tokens)
             if request.row >= 0:
-                active.append(index)
+                active.append((index, request))
             else:
                 request.pending.extend(tokens)
                 self._unready += 1
@@ -362,13 +365,15 @@ class Drafter:
 
     def _price(self, requests: Sequence[str]) -> tuple[int, float]:
         """Return the most tokens to draft, and the least chance that a draft must have."""
-        known = [self._requests[name] for name in requests if name in self._requests]
-        context = sum(len(request.prompt) + len(request.outputs) for request in known)
+        known, context = 0, 0
+        for name in requests:
+            request = self._requests.get(name)
+            if request is not None:
+                known += 1
+                context += len(request.prompt) + len(request.outputs)
         options = self.options
         if options.mode == "paper":
-            fits = len(requests) <= options.paper_max_batch and context <= options.paper_max_context * len(
-                known
-            )
+            fits = len(requests) <= options.paper_max_batch and context <= options.paper_max_context * known
             return (min(options.paper_draft, options.max_draft) if fits else 0), 0.0
         cost = self._cost.marginal(requests=len(requests), context=context)
         if self._cost.due_for_trial(requests=len(requests)):

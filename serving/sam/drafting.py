@@ -61,24 +61,27 @@ _KIND: Final = (0, 1, 1, 2, 2, *(3,) * MAX_SIMILAR)
 _ADDRESS, _STATE, _LENGTH = 0, 1, 2
 
 
+_TOKEN, _KIND_OF, _FIRST, _SECOND, _PLACES = range(5)
+"""Integers kept of a drafted token: itself, the kind of source that was surest of it, its two weight sets, its buckets."""
+_CHANCE, _INPUTS = range(2)
+"""Numbers kept of it: its probability, and the log-odds it came from."""
+_ROW, _END, _LIMIT, _DRAFTED, _TAKEN = range(5)
+"""Fields of a request in one step: its row, the end of its tokens, most tokens to draft; then, as results, tokens drafted
+and tokens that the own automaton took in."""
+
+
 class Rows:
     """State of the requests between steps, one row each, in arrays that compiled code reads and writes."""
 
     def __init__(self, *, rows: int = 64, max_draft: int) -> None:
-        self.max_draft = max_draft
         self.matches: npt.NDArray[np.int64] = np.zeros((rows, SOURCES, 3), np.int64)
         """Address of the automaton (0: none), state and length of the match; of the own automaton the tip."""
         self.weights: npt.NDArray[np.float64] = np.ones((rows, SOURCES))
         """Similarity of each source; used in the paper's mode only."""
         self.drafted: npt.NDArray[np.int64] = np.zeros(rows, np.int64)
         """Tokens of the draft that is being verified."""
-        self.drafts: npt.NDArray[np.int32] = np.zeros((rows, max_draft), np.int32)
-        self.kinds: npt.NDArray[np.int8] = np.zeros((rows, max_draft), np.int8)
-        """Kind of the source that was surest of each drafted token."""
-        self.sets: npt.NDArray[np.int32] = np.zeros((rows, max_draft, 2), np.int32)
-        self.inputs: npt.NDArray[np.float64] = np.zeros((rows, max_draft, INPUTS))
-        self.places: npt.NDArray[np.int32] = np.zeros((rows, max_draft, INPUTS), np.int32)
-        self.chances: npt.NDArray[np.float64] = np.zeros((rows, max_draft))
+        self.notes: npt.NDArray[np.int32] = np.zeros((rows, max_draft, _PLACES + INPUTS), np.int32)
+        self.odds: npt.NDArray[np.float64] = np.zeros((rows, max_draft, _INPUTS + INPUTS))
 
     def __len__(self) -> int:
         return len(self.drafted)
@@ -91,107 +94,89 @@ class Rows:
 
     def grow(self) -> None:
         """Double the number of rows."""
-        for name in (
-            "matches",
-            "weights",
-            "drafted",
-            "drafts",
-            "kinds",
-            "sets",
-            "inputs",
-            "places",
-            "chances",
-        ):
+        for name in ("matches", "weights", "drafted", "notes", "odds"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate([old, np.zeros_like(old)]))
-        self.weights[len(self) // 2 :] = 1.0
+
+    def draft(self, row: int, length: int) -> list[int]:
+        """Return the first `length` tokens of the draft in `row`."""
+        return self.notes[row, :length, _TOKEN].tolist()  # type: ignore[no-any-return]  # a list of ints
 
 
 def step(
     rows: Rows,
     model: AcceptanceModel,
     *,
-    chosen: npt.NDArray[np.int64],
-    tokens: npt.NDArray[np.int32],
-    ends: npt.NDArray[np.int64],
-    limits: npt.NDArray[np.int64],
-    thresholds: npt.NDArray[np.float64],
+    chosen: list[tuple[int, int, int]],
+    tokens: list[int],
+    threshold: float,
     counts: npt.NDArray[np.int64],
     merged: bool = False,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Take in verified tokens and draft; the drafts are left in `rows.drafts`.
+) -> list[tuple[int, int]]:
+    """Take in verified tokens and draft; `Rows.draft` returns the drafts.
 
     Args:
         rows: State of all requests.
         model: Acceptance model, which learns from the outcome of the previous drafts.
-        chosen: Row of each request of this step.
-        tokens: What the engine emitted, all requests in one array.
-        ends: Where the tokens of each request end.
-        limits: Most tokens to draft for each request.
-        thresholds: Least probability that a whole draft is accepted.
+        chosen: For each request of this step its row, where its tokens end, and the most tokens to draft.
+        tokens: What the engine emitted, all requests after one another.
+        threshold: Least probability that a whole draft is accepted.
         counts: Per kind of source, drafted and accepted tokens so far; added to.
         merged: Draft as the paper does.
 
     Returns:
-        Length of each draft, and how many of its tokens each own automaton could take in (fewer: it is full).
+        For each request the length of its draft, and how many of its tokens the own automaton could take in (fewer than
+        there are: it is full).
     """
-    lengths = np.zeros(len(chosen), np.int64)
-    taken = np.zeros(len(chosen), np.int64)
+    work = np.zeros((len(chosen), 5), np.int64)
+    work[:, :_DRAFTED] = chosen
     _step(
-        chosen, tokens, ends, limits, thresholds, merged, lengths, taken, counts,
-        rows.matches, rows.weights, rows.drafted, rows.drafts, rows.kinds, rows.sets, rows.inputs, rows.places,
-        rows.chances, model.table, model.weights,
+        work, np.array(tokens, np.int32), threshold, merged, counts,
+        rows.matches, rows.weights, rows.drafted, rows.notes, rows.odds, model.table, model.weights,
     )  # fmt: skip
-    return lengths, taken
+    return work[:, _DRAFTED:].tolist()  # type: ignore[no-any-return]  # a list of pairs
 
 
 @njit(nogil=True, cache=True)
-def _step(
-    chosen, tokens, ends, limits, thresholds, merged, lengths, taken, counts,
-    matches, weights, drafted, drafts, kinds, sets, inputs, places, chances, table, mixer,
-):  # fmt: skip
+def _step(work, tokens, threshold, merged, counts, matches, weights, drafted, notes, odds, table, mixer):
     states = np.zeros((SOURCES, 2), np.int64)
     begin = 0
-    for index in range(chosen.shape[0]):
-        row = chosen[index]
-        emitted = tokens[begin : ends[index]]
-        begin = ends[index]
-        _score(
-            emitted, drafted[row], drafts[row], kinds[row], sets[row], inputs[row], places[row], chances[row],
-            table, mixer, counts, merged,
-        )  # fmt: skip
+    for index in range(work.shape[0]):
+        row, end = work[index, _ROW], work[index, _END]
+        emitted = tokens[begin:end]
+        begin = end
+        _score(emitted, notes[row, : drafted[row]], odds[row], table, mixer, counts, merged)
         drafted[row] = 0
-        taken[index] = _follow(matches[row], emitted)
-        if taken[index] < emitted.shape[0]:
+        work[index, _TAKEN] = _follow(matches[row], emitted)
+        if work[index, _TAKEN] < emitted.shape[0]:
             continue
         _begin(matches[row], states)
+        limit = work[index, _LIMIT]
         if merged:
-            lengths[index] = _draft_merged(
-                matches[row], weights[row], states, limits[index], drafts[row], kinds[row]
-            )
+            drafted[row] = _draft_merged(matches[row], weights[row], states, notes[row, :limit])
         else:
-            lengths[index] = _draft(
-                matches[row], states, limits[index], thresholds[index],
-                drafts[row], kinds[row], sets[row], inputs[row], places[row], chances[row], table, mixer,
-            )  # fmt: skip
-        drafted[row] = lengths[index]
+            drafted[row] = _draft(
+                matches[row], states, threshold, notes[row, :limit], odds[row], table, mixer
+            )
+        work[index, _DRAFTED] = drafted[row]
 
 
 @njit(nogil=True, cache=True)
-def _score(emitted, count, draft, kinds, sets, inputs, places, chances, table, mixer, counts, merged):
+def _score(emitted, notes, odds, table, mixer, counts, merged):
     """Learn from the draft up to its first wrong token. Tokens that were never verified tell nothing."""
-    for index in range(count):
-        counts[kinds[index], 0] += 1
-    for index in range(min(count, emitted.shape[0])):
-        right = draft[index] == emitted[index]
+    for index in range(notes.shape[0]):
+        counts[notes[index, _KIND_OF], 0] += 1
+    for index in range(min(notes.shape[0], emitted.shape[0])):
+        right = notes[index, _TOKEN] == emitted[index]
         if not merged:
-            one, two = sets[index, 0], sets[index, 1]
-            outcome = 1.0 if right else 0.0
-            learn(table, mixer, one, two, inputs[index], places[index], chances[index], outcome)
+            learn(
+                table, mixer, notes[index, _FIRST], notes[index, _SECOND],
+                odds[index, _INPUTS:], notes[index, _PLACES:], odds[index, _CHANCE], 1.0 if right else 0.0,
+            )  # fmt: skip
         if not right:
             break
         if index < emitted.shape[0] - 1:  # the last token is the engine's own
-            counts[kinds[index], 1] += 1
+            counts[notes[index, _KIND_OF], 1] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -297,32 +282,35 @@ def _judge(matches, states, best, token, table, inputs, places):
 
 
 @njit(nogil=True, cache=True)
-def _draft(matches, states, limit, threshold, draft, kinds, sets, inputs, places, chances, table, mixer):
+def _draft(matches, states, threshold, notes, odds, table, mixer):
+    """Fill `notes` and `odds` with a draft, and return its length."""
     best = np.empty(KINDS, np.int64)
     found = np.empty(KINDS, np.int64)
-    some_inputs, some_places = np.empty(INPUTS), np.empty(INPUTS, np.int64)
+    inputs, places = np.empty(INPUTS), np.empty(INPUTS, np.int64)
     reach = 1.0
-    for index in range(limit):
+    for index in range(notes.shape[0]):
+        note, odd = notes[index], odds[index]
         present = _choose_sources(matches, states, best)
         longest = 0
         for kind in range(KINDS):
             if best[kind] >= 0:
                 longest = max(longest, states[best[kind], 1])
         one = first_set(present, longest)
-        chances[index] = 0.0
+        odd[_CHANCE] = 0.0
         for candidate in found[: _candidates(matches, states, best, found)]:
-            agreeing, surest = _judge(matches, states, best, candidate, table, some_inputs, some_places)
+            agreeing, surest = _judge(matches, states, best, candidate, table, inputs, places)
             two = second_set(present, agreeing)
-            said = chance(mixer, one, two, some_inputs)
-            if said > chances[index]:
-                chances[index], draft[index], kinds[index] = said, candidate, surest
-                sets[index, 0], sets[index, 1] = one, two
-                inputs[index], places[index] = some_inputs, some_places
-        reach *= chances[index]
+            said = chance(mixer, one, two, inputs)
+            if said > odd[_CHANCE]:
+                odd[_CHANCE], odd[_INPUTS:] = said, inputs
+                note[_TOKEN], note[_KIND_OF], note[_FIRST], note[_SECOND] = candidate, surest, one, two
+                note[_PLACES:] = places
+        reach *= odd[_CHANCE]
         if reach < threshold or reach <= 0.0:
             return index
-        _move(matches, states, draft[index])
-    return limit
+        if index + 1 < notes.shape[0]:
+            _move(matches, states, note[_TOKEN])
+    return notes.shape[0]
 
 
 @njit(nogil=True, cache=True)
@@ -336,30 +324,29 @@ def _move(matches, states, token):
 
 
 @njit(nogil=True, cache=True)
-def _draft_merged(matches, weights, states, limit, draft, kinds):
+def _draft_merged(matches, weights, states, notes):
     """Draft as from one automaton of all texts, where each occurrence counts with the similarity of its session."""
     best = np.empty(KINDS, np.int64)
-    for index in range(limit):
+    for index in range(notes.shape[0]):
         _choose_sources(matches, states, best)
         longest = 0
         for source in range(SOURCES):
             if matches[source, _ADDRESS]:
                 longest = max(longest, states[source, 1])
-        if longest == 0:
-            return index
         heaviest = 0.0
         for source in range(SOURCES):
-            if matches[source, _ADDRESS] == 0 or states[source, 1] < longest:
+            if matches[source, _ADDRESS] == 0 or longest == 0 or states[source, 1] < longest:
                 continue
             _, nodes, _, _ = arrays(matches[source, _ADDRESS])
             token = most_frequent(nodes, states[source, 0])
             weight = _merged_weight(matches, weights, states, longest, token)
             if weight > heaviest:
-                heaviest, draft[index], kinds[index] = weight, token, _KIND[source]
+                heaviest = weight
+                notes[index, _TOKEN], notes[index, _KIND_OF] = token, _KIND[source]
         if heaviest <= 0.0:
             return index
-        _move(matches, states, draft[index])
-    return limit
+        _move(matches, states, notes[index, _TOKEN])
+    return notes.shape[0]
 
 
 @njit(nogil=True, cache=True)

@@ -31,13 +31,14 @@ class StepLock:
         self._lock = threading.Lock()
         self._waiting = False
 
-    @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Hold the lock for a step; the background thread stands back."""
         self._waiting = True
-        with self._lock:
-            self._waiting = False
-            yield
+        self._lock.acquire()
+        self._waiting = False
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
     @contextlib.contextmanager
     def background(self) -> Iterator[None]:

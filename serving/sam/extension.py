@@ -2,9 +2,9 @@
 
 A proposer gets rows of token ids. This module, imported by vLLM in each worker process before the worker is made,
 binds it to the model runner, so that it also sees request ids, session hints, the beginning and the end of requests,
-and how long a step takes. Nothing of vLLM is replaced: one constructor is followed by the binding, and one method of
-one object is preceded by a note. Numba must not be imported here: vLLM's worker looks through the loaded modules and
-fails at its library.
+and how long a step takes. Nothing of vLLM is replaced: one constructor is followed by the binding, and two methods of
+one object are preceded by a look at their arguments. Numba must not be imported here: vLLM's worker looks through the
+loaded modules and fails at its library.
 """
 
 from __future__ import annotations
@@ -92,6 +92,27 @@ def _bind(runner: Any) -> None:
         return execute(scheduler_output, *args, **kwargs)
 
     runner.execute_model = note_and_execute
+    _sample_plainly_without_drafts(runner)
+
+
+def _sample_plainly_without_drafts(runner: Any) -> None:
+    """Let a step that verifies no draft be sampled as without speculation.
+
+    vLLM 0.32 sends every step through the rejection sampler once speculation is configured. With nothing to
+    verify that costs time, and on a CPU it ends the engine if a request sets `top_k` and no `top_p`: the largest of no
+    values is asked for.
+    """
+    sample: Callable[..., Any] | None = getattr(runner, "_sample", None)
+    if sample is None or not hasattr(runner, "sampler"):
+        return
+
+    @functools.wraps(sample)
+    def sample_or_verify(logits: Any, spec_decode_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+        drafted = getattr(spec_decode_metadata, "num_draft_tokens", None)
+        nothing = isinstance(drafted, list) and not any(drafted)
+        return sample(logits, None if nothing else spec_decode_metadata, *args, **kwargs)
+
+    runner._sample = sample_or_verify
 
 
 def _follow_installed_runner() -> None:

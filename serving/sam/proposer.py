@@ -83,9 +83,9 @@ class AgentSAMProposer:
         try:
             drafter = make_drafter(config, model)
         except Exception:
-            self._failures += 1
-            self._tracker = None
             _log.exception("AgentSAM could not start; the engine goes on without its drafts")
+            self._tracker = None
+            self._failures += 1
             return
         if self._tracker is None:
             drafter.close()  # the process ends already

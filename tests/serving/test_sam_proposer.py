@@ -450,7 +450,7 @@ class TestErrors:
         wait_until(lambda: bool(proposer.stats()["errors"]))
         assert "could not start" in caplog.text
         assert proposer.propose([[1]], np.zeros(1, np.int32), np.zeros((1, 9), np.int32)) == [[]]
-        assert proposer.stats() == {"ready": 0, "errors": 1}
+        wait_until(lambda: proposer.stats() == {"ready": 0, "errors": 1})
         proposer.close()
 
 
@@ -523,6 +523,10 @@ class TestBinding:
                 self.drafter = proposer
                 self.input_batch = self.requests = None
                 self.executed: list[object] = []
+                self.sampler = object()
+
+            def _sample(self, logits: object, spec_decode_metadata: object) -> object:
+                return spec_decode_metadata
 
             def execute_model(self, scheduler_output: object, more: int = 0) -> int:
                 self.executed.append(scheduler_output)
@@ -567,6 +571,14 @@ class TestBinding:
         NPUModelRunner(first, second).execute_model("step")
         assert (first.steps, second.steps) == ([], ["step"])
         assert second.runner is not None
+
+    def test_a_step_without_drafts_is_sampled_plainly(self, runner_class: type) -> None:
+        runner = runner_class(self.Proposer())
+        drafted, empty = (SimpleNamespace(num_draft_tokens=numbers) for numbers in ([0, 2], [0, 0]))
+        assert runner._sample("logits", drafted) is drafted
+        assert runner._sample("logits", empty) is None
+        assert runner._sample("logits", None) is None
+        assert runner._sample("logits", "another version") == "another version"
 
     def test_another_proposer_is_left_alone(self, runner_class: type) -> None:
         runner = runner_class(object())

@@ -52,7 +52,7 @@ class EngineOptions:
     """Most drafted tokens per step."""
     max_context: int = 4096
     max_batch: int = 32
-    kv_cache_gib: float | None = 2.0
+    kv_cache_gib: float | None = 1.0
     """Per server; as in `agentinfer serve`."""
     dtype: str = "auto"
 

@@ -25,6 +25,7 @@ __all__ = (
     "make_rows",
     "ratio",
     "read_counters",
+    "request_rows",
 )
 
 _RESAMPLES = 2000
@@ -253,6 +254,27 @@ def ratio(pairs: Sequence[Pair], measure: Callable[[TimedRequest], float]) -> Ra
 def _quotient(values: Iterable[tuple[float, float]]) -> float:
     own, other = map(sum, zip(*values, strict=True))
     return own / other if other > 0 else 1.0
+
+
+def request_rows(runs: Iterable[Run]) -> list[dict[str, object]]:
+    """Return every request as a flat JSON object, so that other figures can be made of them later."""
+    return [
+        {
+            "spec": run.spec,
+            "batch": run.batch,
+            "group": run.piece,
+            "session": request.session,
+            "turn": request.turn,
+            "prompt_tokens": request.prompt_tokens,
+            "cached_tokens": request.cached_tokens,
+            "output_tokens": len(request.output),
+            "ttft_s": request.first,
+            "llm_latency_s": request.last,
+            "arrivals": request.chunks,
+        }
+        for run in runs
+        for request in run.requests
+    ]
 
 
 def as_json(row: EngineRow) -> Mapping[str, object]:

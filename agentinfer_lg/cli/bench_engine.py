@@ -53,7 +53,7 @@ def engine(
     ] = 1,
     max_context: Annotated[int, typer.Option(min=64, help="Longest context of a session, in tokens.")] = 4096,
     k: Annotated[int, typer.Option("--k", min=1, help="Most drafted tokens per step.")] = 16,
-    kv_cache_gib: Annotated[float, typer.Option(help="KV cache of each server, in GiB.")] = 2.0,
+    kv_cache_gib: Annotated[float, typer.Option(help="KV cache of each server, in GiB.")] = 1.0,
     dtype: Annotated[
         str, typer.Option(help="Type of the weights; float32 leaves fewer ties to break than bfloat16.")
     ] = "auto",
@@ -128,7 +128,7 @@ def _run(benchmark: EngineBenchmark, pieces: Sequence[Piece]) -> ExitCode:
 
 def _report(benchmark: EngineBenchmark, settings: dict[str, object], json_file: Path | None) -> None:
     from agentinfer_lg.evals.engine import versions
-    from agentinfer_lg.evals.engine_figures import as_json, make_rows
+    from agentinfer_lg.evals.engine_figures import as_json, make_rows, request_rows
 
     rows = make_rows(benchmark.runs)
     typer.echo("\n".join(_table(rows)))
@@ -140,6 +140,7 @@ def _report(benchmark: EngineBenchmark, settings: dict[str, object], json_file: 
             "left_out": benchmark.left_out,
             "settings": settings,
             "versions": versions(),
+            "requests": request_rows(benchmark.runs),
         }
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -217,6 +217,10 @@ class TestCommand:
         assert "ngram is left out: no memory left" in result.stderr
         told: dict[str, Any] = json.loads(file.read_text())
         assert {(row["spec"], row["batch"]) for row in told["rows"]} == {("none", 1), ("ours", 1)}
+        assert {(each["spec"], each["output_tokens"]) for each in told["requests"]} == {
+            ("none", 1),
+            ("ours", 1),
+        }
         assert told["left_out"] == {"ngram": "no memory left"}
         assert str(tmp_path) not in json.dumps(told["settings"])
 

@@ -27,6 +27,8 @@ class LiveSession:
 
     tenant: str
     name: str
+    named: bool = True
+    """Whether requests name it; otherwise it is found by its prompt."""
     automaton: SuffixAutomaton = field(default_factory=SuffixAutomaton)
     tokens: IntArray = field(default_factory=lambda: np.empty(0, np.int32))
     prompt_length: int = 0
@@ -86,15 +88,15 @@ class LiveSessions:
         """
         session = self._by_name.get((tenant, name)) if name else self._by_content(prompt, tenant=tenant)
         if session is None or session.running:
-            in_use = session is not None
-            session = LiveSession(tenant, f"~{uuid.uuid4().hex}" if in_use or not name else name)
+            named = bool(name) and session is None
+            session = LiveSession(tenant, name if named else f"~{uuid.uuid4().hex}", named)
             self._by_name[tenant, session.name] = session
         session.used = time.monotonic()
         return session
 
     def register(self, session: LiveSession) -> None:
         """Make a session without an id known by its latest prompt."""
-        if not session.name.startswith("~"):
+        if session.named:
             return
         self._unregister(session)
         prompt = session.tokens[: session.prompt_length]

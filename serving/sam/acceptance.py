@@ -16,7 +16,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from agentinfer_lg.serving.sam.compiled import compiled
 
 __all__ = (
     "INPUTS",
@@ -40,7 +41,7 @@ _LENGTHS, _SHARES, _TOTALS, _RECENT = 15, 8, 4, 2
 _BUCKETS = INPUTS * _LENGTHS * _SHARES * _TOTALS * _RECENT
 _FIRST_SETS = (1 << KINDS) * _LENGTHS
 _SETS = _FIRST_SETS + (1 << (2 * KINDS))
-_RATE = 0.01
+_RATE = 0.02
 """Step of the mixer's weights."""
 _FADE = 500.0
 """Trials after which the counts of a bucket are halved."""
@@ -74,7 +75,7 @@ def _new_weights() -> npt.NDArray[np.float64]:
     return weights
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _length_class(length):
     if length <= 6:
         return max(length - 1, 0)
@@ -86,7 +87,7 @@ def _length_class(length):
     return index
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _share_class(count, total):
     if count == 0:
         return 0
@@ -101,7 +102,7 @@ def _share_class(count, total):
     return index
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def bucket(source, length, count, total, recent):
     """Return the bucket of a token that followed `count` of `total` occurrences of a match of `length` tokens.
 
@@ -114,26 +115,26 @@ def bucket(source, length, count, total, recent):
     return ((place * _SHARES + _share_class(count, total)) * _TOTALS + size) * _RECENT + recent
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def stretch(table, place):
     """Return the log-odds of bucket `place`."""
     share = min(max(table[place, 0] / table[place, 1], _LEAST), _MOST)
     return math.log(share / (1.0 - share))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def first_set(present, longest):
     """Return the weight set for the kinds that match (a bit each) and the longest of their matches."""
     return present * _LENGTHS + _length_class(longest)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def second_set(present, agreeing):
     """Return the weight set for the kinds that match and those that name the token first (a bit each)."""
     return _FIRST_SETS + (present << KINDS) + agreeing
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def chance(weights, one, two, inputs):
     """Return the probability that a token with these `inputs` (log-odds; 0: no opinion) is right."""
     odds = weights[one, INPUTS] + weights[two, INPUTS]
@@ -142,7 +143,7 @@ def chance(weights, one, two, inputs):
     return 1.0 / (1.0 + math.exp(-0.5 * odds))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def learn(table, weights, one, two, inputs, places, said, right):
     """Note the outcome of one drafted token.
 

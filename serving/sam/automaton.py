@@ -22,9 +22,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from agentinfer_lg.serving.sam.compiled import compiled, inlined
 from agentinfer_lg.serving.sam.types import IntArray
 
 __all__ = (
@@ -74,7 +75,7 @@ def _pointer(typingctx: Any, address: Any) -> Any:  # numba's own types
     return signature, codegen
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def arrays(address):
     """Return header, states, further edges and hash slots of the automaton whose header is at `address`."""
     header = carray(_pointer(address), (HEADER,), np.int64)
@@ -84,7 +85,7 @@ def arrays(address):
     return header, nodes, edges, slots
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def _slot(state, token, count):
     mixed = np.uint64(state) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(np.uint32(token)) * np.uint64(
         0xC2B2AE3D27D4EB4F
@@ -94,7 +95,7 @@ def _slot(state, token, count):
     return np.int64((mixed >> np.uint64(32)) & np.uint64(count - 1))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _further_edge(edges, slots, state, token):
     """Return the number of the edge of `state` for `token` among the further ones, or 0."""
     mask = slots.shape[0] - 1
@@ -107,7 +108,7 @@ def _further_edge(edges, slots, state, token):
     return 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def find_edge(nodes, edges, slots, state, token):
     """Return the state that `state` leads to by `token`, or -1."""
     if nodes[state, _TOKEN] == token:
@@ -118,7 +119,7 @@ def find_edge(nodes, edges, slots, state, token):
     return edges[edge, _EDGE_TARGET] if edge else _NONE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_edge(header, nodes, edges, slots, state, token, target):
     """Add an edge that is not there yet. Without room for it, which `extend` rules out, it is dropped."""
     if nodes[state, _TARGET] == _NONE:
@@ -137,7 +138,7 @@ def _add_edge(header, nodes, edges, slots, state, token, target):
     _enter(edges, slots, edge)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _enter(edges, slots, edge):
     mask = slots.shape[0] - 1
     place = _slot(edges[edge, _STATE], edges[edge, _EDGE_TOKEN], slots.shape[0])
@@ -146,13 +147,13 @@ def _enter(edges, slots, edge):
     slots[place] = edge
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _enter_all(edges, count, slots):
     for edge in range(1, count):
         _enter(edges, slots, edge)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _redirect(nodes, edges, slots, state, token, target):
     if nodes[state, _TOKEN] == token:
         nodes[state, _TARGET] = target
@@ -162,7 +163,7 @@ def _redirect(nodes, edges, slots, state, token, target):
         edges[edge, _EDGE_TARGET] = target
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _new_state(header, nodes, length, link):
     state = header[_NODE_COUNT]
     header[_NODE_COUNT] = state + 1
@@ -177,7 +178,7 @@ def _new_state(header, nodes, length, link):
     return state
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _split(header, nodes, edges, slots, parent, token, state):
     """Give the sequences of `state` that are not longer than those of `parent` plus `token` a state of their own."""
     clone = _new_state(header, nodes, nodes[parent, _LENGTH] + 1, nodes[state, _LINK])
@@ -194,7 +195,7 @@ def _split(header, nodes, edges, slots, parent, token, state):
     return clone
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _append(header, nodes, edges, slots, tip, token):
     """Add `token` after `tip`, and return the new tip."""
     known = find_edge(nodes, edges, slots, tip, token)
@@ -216,7 +217,7 @@ def _append(header, nodes, edges, slots, tip, token):
     return new
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count(nodes, edges, slots, before, token, after):
     """Note one more occurrence of the sequences that end in `after`, and what followed those that end in `before`."""
     state = after
@@ -242,7 +243,7 @@ def _count(nodes, edges, slots, before, token, after):
         state = nodes[state, _LINK]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def extend(address, tokens, tip):
     """Add `tokens` after `tip`.
 
@@ -262,7 +263,7 @@ def extend(address, tokens, tip):
     return tokens.shape[0], tip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def advance(nodes, edges, slots, state, length, token):
     """Return state and length of the longest match after one more token; (0, 0) if it never occurred.
 
@@ -282,7 +283,7 @@ def advance(nodes, edges, slots, state, length, token):
         length = nodes[state, _LENGTH]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def own_match(nodes, tip):
     """Return the match of a text with what stood before in its own automaton: the longest suffix that went on."""
     state = tip
@@ -291,38 +292,38 @@ def own_match(nodes, tip):
     return state, nodes[state, _LENGTH]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def shorter(nodes, state):
     """Return state and length of the longest suffix of the sequences of `state` that has other occurrences."""
     link = nodes[state, _LINK]
     return link, nodes[link, _LENGTH]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def has_edges(nodes, state):
     """Return whether the sequences of `state` ever went on."""
     return nodes[state, _TARGET] != _NONE
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def occurrences(nodes, state):
     """Return how often the sequences of `state` occurred."""
     return nodes[state, _COUNT]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def most_frequent(nodes, state):
     """Return the most frequent continuation of `state` (ties: the most recent), or -1."""
     return nodes[state, _BEST]
 
 
-@njit(nogil=True, cache=True, inline="always")
+@inlined
 def most_recent(nodes, state):
     """Return the most recent continuation of `state`, or -1."""
     return nodes[state, _RECENT]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _match(address, tokens, state, length):
     _, nodes, edges, slots = arrays(address)
     for token in tokens:
@@ -330,7 +331,7 @@ def _match(address, tokens, state, length):
     return state, length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _continuation(address, state, token):
     """Return occurrences of `state`, and of its continuation by `token` (0: none)."""
     _, nodes, edges, slots = arrays(address)

@@ -18,7 +18,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from agentinfer_lg.serving.sam.acceptance import (
     INPUTS,
@@ -45,6 +44,7 @@ from agentinfer_lg.serving.sam.automaton import (
     own_match,
     shorter,
 )
+from agentinfer_lg.serving.sam.compiled import compiled
 
 __all__ = ("HISTORY", "MAX_SIMILAR", "OUTPUTS", "OWN", "SIMILAR", "SOURCES", "Rows", "step")
 
@@ -137,7 +137,7 @@ def step(
     return work[:, _DRAFTED:].tolist()  # type: ignore[no-any-return]  # a list of pairs
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _step(work, tokens, threshold, merged, counts, matches, weights, drafted, notes, odds, table, mixer):
     states = np.zeros((SOURCES, 2), np.int64)
     begin = 0
@@ -161,7 +161,7 @@ def _step(work, tokens, threshold, merged, counts, matches, weights, drafted, no
         work[index, _DRAFTED] = drafted[row]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _score(emitted, notes, odds, table, mixer, counts, merged):
     """Learn from the draft up to its first wrong token. Tokens that were never verified tell nothing."""
     for index in range(notes.shape[0]):
@@ -179,7 +179,7 @@ def _score(emitted, notes, odds, table, mixer, counts, merged):
             counts[notes[index, _KIND_OF], 1] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _follow(matches, emitted):
     """Add `emitted` to the own automaton and move all matches; return how many tokens the own automaton took."""
     taken = emitted.shape[0]
@@ -196,7 +196,7 @@ def _follow(matches, emitted):
     return taken
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _begin(matches, states):
     """Copy the matches, which the draft moves on tentatively."""
     for source in range(SOURCES):
@@ -206,7 +206,7 @@ def _begin(matches, states):
         states[OWN, 0], states[OWN, 1] = own_match(nodes, matches[OWN, _STATE])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _settle(nodes, state, length):
     """Shorten a match until it is one that went on."""
     while length and shorter(nodes, state)[1] >= length:  # the state was split since
@@ -216,7 +216,7 @@ def _settle(nodes, state, length):
     return state, length if state != ROOT else 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _choose_sources(matches, states, best):
     """Settle all matches, and find for each kind the source with the longest; return the kinds that have one, as bits."""
     present = 0
@@ -233,7 +233,7 @@ def _choose_sources(matches, states, best):
     return present
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _candidates(matches, states, best, found):
     """List the most frequent continuation of each kind's best source; return how many differ."""
     count = 0
@@ -251,7 +251,7 @@ def _candidates(matches, states, best, found):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _judge(matches, states, best, token, table, inputs, places):
     """Fill in what each source thinks of `token`; return the kinds that name it first, as bits, and the surest kind."""
     agreeing, surest, most = 0, 0, -1e9
@@ -281,7 +281,7 @@ def _judge(matches, states, best, token, table, inputs, places):
     return agreeing, surest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _draft(matches, states, threshold, notes, odds, table, mixer):
     """Fill `notes` and `odds` with a draft, and return its length."""
     best = np.empty(KINDS, np.int64)
@@ -313,7 +313,7 @@ def _draft(matches, states, threshold, notes, odds, table, mixer):
     return notes.shape[0]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _move(matches, states, token):
     for source in range(SOURCES):
         if matches[source, _ADDRESS]:
@@ -323,7 +323,7 @@ def _move(matches, states, token):
             )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _draft_merged(matches, weights, states, notes):
     """Draft as from one automaton of all texts, where each occurrence counts with the similarity of its session."""
     best = np.empty(KINDS, np.int64)
@@ -349,7 +349,7 @@ def _draft_merged(matches, weights, states, notes):
     return notes.shape[0]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _merged_weight(matches, weights, states, longest, token):
     weight = 0.0
     for source in range(SOURCES):

@@ -10,13 +10,10 @@ from pathlib import Path
 import agentinfer_lg.serving.sam.automaton as automaton
 
 _COUNT_LOADED = """
-from agentinfer_lg.serving.sam import drafting
-from agentinfer_lg.serving.sam.drafter import Drafter
+from agentinfer_lg.serving.sam import automaton
 import numpy as np
-drafter = Drafter(background=False)
-drafter.start("r", np.arange(50, dtype=np.int32))
-drafter.step(["r"], [[1, 2]])
-print(sum(drafting._step.stats.cache_hits.values()))
+automaton.SuffixAutomaton().extend(np.arange(50, dtype=np.int32))
+print(sum(automaton.extend.stats.cache_hits.values()))
 """
 
 

@@ -226,7 +226,8 @@ class SamDrafter(_Idle):
 
         self._drafter = Drafter(options, background=False)
         self._across_turns = across_turns
-        self._sessions = self._turn = 0
+        self._similar_too = options.top_k > 0
+        self._sessions = self._turn = self._length = self._finished = 0
         self._pending: list[int] = []
 
     def begin_session(self, session: Session) -> None:
@@ -240,10 +241,12 @@ class SamDrafter(_Idle):
         name = f"session-{self._sessions}" if self._across_turns else self._request
         hints = SessionHints(session_id=name, turn=self._turn - 1, final=not self._across_turns)
         self._drafter.start(self._request, prompt, hints=hints)
+        self._length = len(prompt)
 
     def accept(self, tokens: list[int]) -> None:
         """See `ReplayDrafter`."""
         self._pending = tokens
+        self._length += len(tokens)
 
     def propose(self, k: int) -> list[int]:
         """See `ReplayDrafter`."""
@@ -259,15 +262,17 @@ class SamDrafter(_Idle):
     def end_session(self) -> None:
         """See `ReplayDrafter`."""
         self._drafter._tidy()  # what the background thread does once a second
+        self._finished += self._length
 
     def costs(self) -> Costs:
         """See `ReplayDrafter`."""
         stats = self._drafter.stats()
+        similar = self._finished if self._similar_too else 0  # their automata are held as well
         return Costs(
             build_seconds=stats.build_seconds,
             build_tokens=stats.built_tokens,
             held_bytes=stats.bytes,
-            held_tokens=stats.live_tokens + stats.history_tokens,
+            held_tokens=stats.live_tokens + stats.history_tokens + similar,
         )
 
     @property

@@ -62,11 +62,17 @@ class Recorder:
         )
 
 
+class Options(dict[str, Any]):
+    def __init__(self, **values: Any) -> None:
+        super().__init__(values)
+        self.top_k = values.get("top_k", 0)
+
+
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("agentinfer_lg.serving.sam.drafter")
     module.Drafter = Recorder  # type: ignore[attr-defined]
-    module.DrafterOptions = lambda **options: options  # type: ignore[attr-defined]
+    module.DrafterOptions = Options  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     Recorder.made.clear()
 
@@ -128,8 +134,9 @@ def test_request_sam_knows_nothing_of_earlier_turns() -> None:
     ],
 )
 def test_variants_switch_one_thing(name: str, chosen: dict[str, object]) -> None:
-    recorder, _ = run(name)
+    recorder, score = run(name)
     assert recorder.options == OPTIONS | chosen
+    assert score.costs.held_tokens == 10 + (8 if "top_k" in chosen else 0)  # 8: the session that is over
 
 
 def test_a_batch_steps_through_the_recorded_outputs() -> None:

@@ -98,9 +98,7 @@ def _bind(runner: Any) -> None:
 def _sample_plainly_without_drafts(runner: Any) -> None:
     """Let a step that verifies no draft be sampled as without speculation.
 
-    vLLM 0.32 sends every step through the rejection sampler once speculation is configured. With nothing to
-    verify that costs time, and on a CPU it ends the engine if a request sets `top_k` and no `top_p`: the largest of no
-    values is asked for.
+    vLLM 0.32 sends every step through the rejection sampler once speculation is configured, at some cost.
     """
     sample: Callable[..., Any] | None = getattr(runner, "_sample", None)
     if sample is None or not hasattr(runner, "sampler"):

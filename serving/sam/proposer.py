@@ -22,6 +22,7 @@ from agentinfer_lg.serving.engine_log import join_engine_log
 from agentinfer_lg.serving.metrics import SamMetrics
 from agentinfer_lg.serving.sam.assembly import drafter_figures, import_drafter, make_drafter
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
+from agentinfer_lg.serving.sam.cpu_sampling import repair_cpu_sampling
 from agentinfer_lg.serving.sam.requests import RequestTracker
 from agentinfer_lg.serving.sam.types import IntArray
 
@@ -56,6 +57,7 @@ class AgentSAMProposer:
         self._step: _Step | None = None
         self._failures = 0
         self._failures_in_a_row = 0
+        repair_cpu_sampling()  # in every process that samples
         self._drafts = _is_output_rank(vllm_config.parallel_config)
         if self._drafts:
             self._guarded(lambda: self._open(config, vllm_config), "could not start")

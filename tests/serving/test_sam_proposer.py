@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import subprocess
@@ -16,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.command import ServeOptions, build_command
 from agentinfer_lg.serving.machine import Machine
+from agentinfer_lg.serving.metrics import SamMetrics
 from agentinfer_lg.serving.sam.config import SamConfig
+from agentinfer_lg.serving.sam.cpu_sampling import repair_cpu_sampling
 from agentinfer_lg.serving.sam.flags import PROPOSER_CLASS, engine_obstacle, sam_flags
 from agentinfer_lg.serving.sam.proposer import AgentSAMProposer
 
@@ -179,6 +182,13 @@ class FakeEngine:
         assert all(text in known for request, text in self.texts.items() if request in self.ids)
 
 
+@pytest.fixture(autouse=True)
+def no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposers start no threads; metrics have tests of their own."""
+    quiet = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr("agentinfer_lg.serving.sam.proposer.SamMetrics", lambda read: quiet)
+
+
 BOTH = pytest.mark.parametrize("bound", [True, False], ids=["bound", "by content"])
 
 
@@ -254,6 +264,7 @@ class TestRows:
             engine.drafter.draft = draft
             assert engine.step(a=[10]) == {"a": expected}
 
+    @settings(deadline=None)
     @given(data=st.data())
     def test_whatever_the_batch_does_the_drafter_has_every_token(
         self, bound: bool, data: st.DataObject
@@ -515,6 +526,52 @@ class TestProcesses:
         assert "knows requests by their content only" in done.stderr
 
 
+@pytest.mark.skipif(importlib.util.find_spec("prometheus_client") is None, reason="comes with the engine")
+class TestMetrics:
+    def value(self, name: str, **labels: str) -> float:
+        import prometheus_client
+
+        return prometheus_client.REGISTRY.get_sample_value(f"agentinfer_sam_{name}", labels) or 0.0
+
+    def test_counters_grow_and_gauges_follow(self) -> None:
+        figures = {"emitted_tokens": 5.0, "draft_tokens:own": 4.0, "live_tokens": 9.0, "marginal_cost:8": 0.5}
+        metrics = SamMetrics(lambda: figures)
+        before = self.value("emitted_tokens_total"), self.value("draft_tokens_total", source="own")
+        metrics.publish()
+        figures |= {"emitted_tokens": 7.0, "live_tokens": 3.0, "of another version": 1.0}
+        metrics.publish()
+        metrics.publish()
+        assert self.value("emitted_tokens_total") == before[0] + 7
+        assert self.value("draft_tokens_total", source="own") == before[1] + 4
+        assert (self.value("live_tokens"), self.value("marginal_cost", batch="8")) == (3, 0.5)
+        metrics.close()
+
+    def test_are_brought_up_to_date_by_themselves_and_at_the_end(self) -> None:
+        figures = {"history_tokens": 1.0}
+        metrics = SamMetrics(lambda: figures)
+        wait_until(lambda: self.value("history_tokens") == 1)
+        figures["history_tokens"] = 2.0
+        metrics.close()
+        assert self.value("history_tokens") == 2
+
+    def test_an_error_ends_them_and_nothing_else(self, caplog: pytest.LogCaptureFixture) -> None:
+        def fail() -> dict[str, float]:
+            msg = "broken"
+            raise ValueError(msg)
+
+        metrics = SamMetrics(fail)
+        wait_until(lambda: "publishes no more figures" in caplog.text)
+        metrics.close()
+
+    def test_their_library_may_be_missing(self) -> None:
+        code = (
+            "import sys; sys.modules['prometheus_client'] = None\n"
+            "from agentinfer_lg.serving.metrics import SamMetrics\n"
+            "m = SamMetrics(lambda: {'drafts': 1}); m.publish(); m.close()"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
 class TestBinding:
     @pytest.fixture
     def runner_class(self, monkeypatch: pytest.MonkeyPatch) -> type:
@@ -602,6 +659,64 @@ class TestBinding:
 
         assert Worker().agentinfer_stats() == {"steps": 0}
         assert AgentInferWorkerExtension().agentinfer_stats() == {}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+class TestCpuSampling:
+    @pytest.fixture
+    def sampler(self, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+        import torch
+
+        sampler = types.ModuleType("vllm.v1.sample.rejection_sampler")
+
+        def expand(x: Any, ends: Any, number: int, replace_from: int = 0, replace_to: int = 0) -> Any:
+            return torch.full((number,), 7.0)
+
+        def constrain(logits: Any, ends: Any) -> Any:
+            return logits.max()
+
+        constrain.__module__ = sampler.__name__
+        sampler.expand_batch_to_tokens, sampler.apply_sampling_constraints = expand, constrain  # type: ignore[attr-defined]
+        platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+        monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+        monkeypatch.setitem(sys.modules, "vllm.v1.sample.rejection_sampler", sampler)
+        return sampler
+
+    @pytest.mark.parametrize("dtype", ["float32", "int32", "int64"])
+    def test_each_drafted_token_gets_the_value_of_its_request(self, sampler: Any, dtype: str) -> None:
+        import torch
+
+        repair_cpu_sampling()
+        values = torch.tensor([2, -1, 5, 3], dtype=getattr(torch, dtype))
+        ends = torch.tensor([2, 3, 3, 6], dtype=torch.int32)
+        found = sampler.expand_batch_to_tokens(values, ends, 6, replace_from=-1, replace_to=1)
+        assert (found.dtype, found.tolist()) == (values.dtype, [2, 2, 1, 3, 3, 3])
+        assert values.tolist() == [2, -1, 5, 3]
+
+    def test_nothing_to_verify_needs_no_constraints(self, sampler: Any) -> None:
+        import torch
+
+        repair_cpu_sampling()
+        repair_cpu_sampling()
+        empty = torch.empty((0, 5))
+        assert sampler.apply_sampling_constraints(empty, None) is empty
+        assert sampler.apply_sampling_constraints(torch.tensor([[1.0, 4.0]]), None) == 4
+
+    def test_a_right_function_stays(self, sampler: Any) -> None:
+        import torch
+
+        def expand(x: Any, ends: Any, number: int, replace_from: int = 0, replace_to: int = 0) -> Any:
+            return x.repeat_interleave(torch.diff(ends, prepend=torch.zeros(1, dtype=ends.dtype)))
+
+        sampler.expand_batch_to_tokens = expand
+        repair_cpu_sampling()
+        assert sampler.expand_batch_to_tokens is expand
+
+    def test_another_device_is_left_alone(self, sampler: Any) -> None:
+        sys.modules["vllm.platforms"].current_platform.is_cpu = lambda: False  # type: ignore[attr-defined]
+        before = dict(vars(sampler))
+        repair_cpu_sampling()
+        assert vars(sampler) == before
 
 
 class TestSettings:

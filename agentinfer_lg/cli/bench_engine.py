@@ -45,7 +45,7 @@ def engine(
             "context (own) or leave it to the recorded ones (discarded)."
         ),
     ] = "recorded",
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions measured per batch size, at least.")] = 5,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions measured per batch size, at least.")] = 8,
     turns: Annotated[int, typer.Option(min=1, help="Requests per session.")] = 6,
     warm: Annotated[int, typer.Option(min=0, help="Sessions replayed before anything is measured.")] = 16,
     repeats: Annotated[

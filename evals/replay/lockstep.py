@@ -79,9 +79,7 @@ class _Ours:
     def __init__(self, k: int) -> None:
         from agentinfer_lg.serving.sam.drafter import Drafter, DrafterOptions
 
-        self._drafter = Drafter(
-            DrafterOptions(max_draft=k, marginal_cost=0.03, idle_seconds=0.0), background=False
-        )
+        self._drafter = Drafter(DrafterOptions(max_draft=k, marginal_cost=0.03), background=False)
 
     def start(self, request: str, prompt: IntArray, hints: SessionHints) -> None:
         self._drafter.start(request, prompt, hints=hints)
@@ -95,7 +93,7 @@ class _Ours:
         self._drafter.finish(request)
 
     def end_session(self) -> None:
-        self._drafter._tidy()  # what the background thread does once a second
+        self._drafter.end_idle()
 
 
 @dataclass(slots=True)

@@ -216,7 +216,7 @@ class SamDrafter(_Idle):
     """AgentSAM, building inline.
 
     Args:
-        options: Of the drafter; with `idle_seconds=0`, so that a session joins the history when it ends.
+        options: Of the drafter.
         across_turns: Whether the requests of a session share what is known of it; else each is a session of its own.
     """
 
@@ -261,7 +261,7 @@ class SamDrafter(_Idle):
 
     def end_session(self) -> None:
         """See `ReplayDrafter`."""
-        self._drafter._tidy()  # what the background thread does once a second
+        self._drafter.end_idle()
         self._finished += self._length
 
     def costs(self) -> Costs:
@@ -300,7 +300,7 @@ def _sam(*, across_turns: bool = True, **options: Any) -> Factory:
     def make(k: int, cost: float) -> ReplayDrafter:
         from agentinfer_lg.serving.sam.drafter import DrafterOptions
 
-        chosen = DrafterOptions(max_draft=k, marginal_cost=cost, idle_seconds=0.0, **options)
+        chosen = DrafterOptions(max_draft=k, marginal_cost=cost, **options)
         return SamDrafter(chosen, across_turns=across_turns)
 
     return make

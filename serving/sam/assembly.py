@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,12 @@ from agentinfer_lg.serving.sam.config import SamConfig
 if TYPE_CHECKING:
     from agentinfer_lg.serving.sam.drafter import Drafter, DrafterStats
     from agentinfer_lg.serving.sam.memory import SessionMemory
+    from agentinfer_lg.serving.sam.retrieval import SessionIndex
 
 __all__ = ("drafter_figures", "import_drafter", "make_drafter")
+
+
+_EMBEDDINGS_KEY = "AGENTINFER_SAM_EMBEDDINGS_KEY"
 
 
 def import_drafter() -> None:
@@ -46,7 +51,7 @@ def make_drafter(config: SamConfig, model: Any) -> Drafter:
         history_tokens=min(config.memory_tokens, DrafterOptions().history_tokens),
     )
     _warm_up(Drafter(options, background=False))
-    return Drafter(options, memory=_open_memory(config, model))
+    return Drafter(options, memory=_open_memory(config, model), make_index=_index_maker(config, model))
 
 
 def _warm_up(drafter: Drafter) -> None:
@@ -84,6 +89,22 @@ def drafter_figures(stats: DrafterStats) -> dict[str, float]:
     figures |= {f"draft_tokens:{name}": source.drafted for name, source in stats.sources.items()}
     figures |= {f"accepted_tokens:{name}": source.accepted for name, source in stats.sources.items()}
     return figures | {f"marginal_cost:{batch}": cost for batch, cost in stats.marginal_cost.items()}
+
+
+def _index_maker(config: SamConfig, model: Any) -> Callable[[], SessionIndex]:
+    from agentinfer_lg.serving.sam.retrieval import EmbeddingIndex, MinHashIndex
+
+    if not config.embeddings_url or not config.top_k:
+        return MinHashIndex
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(getattr(model, "tokenizer", None) or model.model)
+    return lambda: EmbeddingIndex(
+        config.embeddings_url,
+        config.embeddings_model,
+        decode=lambda tokens: str(tokenizer.decode(tokens.tolist())),
+        api_key=os.environ.get(_EMBEDDINGS_KEY, ""),
+    )
 
 
 def _open_memory(config: SamConfig, model: Any) -> SessionMemory | None:

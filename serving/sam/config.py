@@ -36,6 +36,10 @@ class SamConfig:
     """Whether drafts may come from finished sessions."""
     top_k: int = 0
     """Number of similar sessions that are an extra source."""
+    embeddings_url: str = ""
+    """OpenAI-compatible endpoint that tells which sessions are similar; empty: min-hashes do, built in."""
+    embeddings_model: str = ""
+    """Model to ask there. The key, if one is needed, is in the variable `AGENTINFER_SAM_EMBEDDINGS_KEY`."""
     memory: str = ""
     """Folder of the session memory, `off` for none on disk; empty: a folder in the user's cache."""
     memory_tokens: int = 20_000_000
@@ -52,6 +56,9 @@ class SamConfig:
             raise ConfigurationError(msg)
         if not 0 <= self.top_k <= MAX_SIMILAR:
             msg = f"AgentSAM drafts from at most {MAX_SIMILAR} similar sessions, got top_k={self.top_k}"
+            raise ConfigurationError(msg)
+        if bool(self.embeddings_url) != bool(self.embeddings_model):
+            msg = "embeddings_url and embeddings_model belong together: give both or none"
             raise ConfigurationError(msg)
         if self.memory_tokens < 0 or self.memory_days <= 0:
             msg = "memory_tokens must not be negative, and memory_days must be above 0"
@@ -110,6 +117,8 @@ _KINDS = {
     "own": "switch",
     "history": "switch",
     "top_k": "whole",
+    "embeddings_url": "text",
+    "embeddings_model": "text",
     "memory": "text",
     "memory_tokens": "whole",
     "memory_days": "number",

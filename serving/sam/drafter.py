@@ -191,6 +191,8 @@ class Drafter:
         """
         self.options = options or DrafterOptions()
         self._memory = memory
+        self.make_index = make_index
+        """Makes the index of similar sessions for a tenant."""
         self._lock = StepLock()
         self._rows = Rows(max_draft=self.options.max_draft)
         self._free = list(range(len(self._rows)))[::-1]
@@ -304,6 +306,10 @@ class Drafter:
                 over.tip = int(self._rows.matches[over.row, OWN, 1])
                 self._release(over)
         self._builder.submit(lambda: self._retire(over))
+
+    def end_idle(self, *, seconds: float = 0.0) -> None:
+        """End the sessions that have been without a request for `seconds`; they join the history."""
+        self._builder.submit(partial(self._end_idle, seconds))
 
     def stats(self) -> DrafterStats:
         """Return counters and sizes; cheap enough for every second."""
@@ -559,15 +565,18 @@ class Drafter:
         return excess <= 0
 
     def _tidy(self) -> None:
-        """Save and end sessions that wait; called about once a second."""
+        """End and save sessions that wait; called about once a second."""
+        self._end_idle(self.options.idle_seconds)
         now = time.monotonic()
         for live in self._live:
-            if live.running:
-                continue
-            if now - live.used > self.options.idle_seconds:
-                self._end(live)
-            elif now - live.used > self.options.save_seconds:
+            if not live.running and now - live.used > self.options.save_seconds:
                 self._save(live)
+
+    def _end_idle(self, seconds: float) -> None:
+        now = time.monotonic()
+        for live in self._live:
+            if not live.running and now - live.used >= seconds:
+                self._end(live)
 
     def _save_all(self) -> None:
         for live in self._live:

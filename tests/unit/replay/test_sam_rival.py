@@ -53,7 +53,7 @@ class Recorder:
     def drain(self) -> None:
         pass
 
-    def _tidy(self) -> None:
+    def end_idle(self, *, seconds: float = 0.0) -> None:
         self.ended.append(self.finished[-1])
 
     def stats(self) -> SimpleNamespace:
@@ -93,7 +93,7 @@ def run(name: str) -> tuple[Recorder, Score]:
     return Recorder.made[-1], score
 
 
-OPTIONS = {"max_draft": 2, "marginal_cost": 0.2, "idle_seconds": 0.0}
+OPTIONS = {"max_draft": 2, "marginal_cost": 0.2}
 
 
 def test_requests_of_a_session_share_its_id_until_it_ends() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sam.config import SamConfig
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def make_drafter(config: SamConfig, model: Any) -> Drafter:
 def _warm_up(drafter: Drafter) -> None:
     """Call everything that is compiled, with a drafter that is thrown away."""
     text = np.arange(64, dtype=np.int32) % 7
-    for _ in range(2):
-        drafter.start("warm", text)
+    for final in (False, True, False):
+        drafter.start("warm", text, hints=SessionHints(final=final))
         for tokens in ([1, 2], [3]):
             drafter.step(["warm"], [tokens])
         drafter.observe(seconds=0.01, requests=1, tokens=2, drafted=1, context=64)

@@ -268,7 +268,7 @@ def compared(model: Path, folder: Path, *, number: int, draws: int) -> Compariso
     with serving(model, folder / "plain.log", sam=None) as client:
         plain = asked(client, number=number, seed=0, draws=draws, stats=False)
     memory = folder / "memory"
-    with serving(model, folder / "sam.log", sam=SamConfig(memory=str(memory))) as client:
+    with serving(model, folder / "sam.log", sam=SamConfig(memory=str(memory), marginal_cost=0.01)) as client:
         sam = asked(client, number=number, seed=10**6, draws=draws)
         wait_until(lambda: stored_sessions(memory) > 0)
         kill(client)

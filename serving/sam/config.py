@@ -40,8 +40,6 @@ class SamConfig:
     """OpenAI-compatible endpoint that tells which sessions are similar; empty: min-hashes do, built in."""
     embeddings_model: str = ""
     """Model to ask there. The key, if one is needed, is in the variable `AGENTINFER_SAM_EMBEDDINGS_KEY`."""
-    prefill_first: bool = True
-    """Whether steps that compute a prompt verify no drafts, so that nobody waits longer for the first token."""
     memory: str = ""
     """Folder of the session memory, `off` for none on disk; empty: a folder in the user's cache."""
     memory_tokens: int = 20_000_000
@@ -121,7 +119,6 @@ _KINDS = {
     "top_k": "whole",
     "embeddings_url": "text",
     "embeddings_model": "text",
-    "prefill_first": "switch",
     "memory": "text",
     "memory_tokens": "whole",
     "memory_days": "number",

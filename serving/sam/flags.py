@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.serving.sam.config import SamConfig
-from agentinfer_lg.serving.sam.scheduler import SCHEDULER
 
 __all__ = ("EXTENSION_CLASS", "PROPOSER_CLASS", "SamFlags", "engine_obstacle", "sam_flags")
 
@@ -81,8 +80,6 @@ def sam_flags(
         note = "AgentSAM sees no session hints unless the class of --worker-extension-cls extends AgentInferWorkerExtension"
     else:
         flags.append(("worker-extension-cls", EXTENSION_CLASS))
-    if config.prefill_first and "scheduler-cls" not in given:
-        flags.append(("scheduler-cls", SCHEDULER))
     more, extra, unreadable = _additional_config(config, extra)
     return SamFlags(flags=(*flags, *more), extra_args=extra, note=note or unreadable)
 

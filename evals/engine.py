@@ -55,6 +55,8 @@ class EngineOptions:
     kv_cache_gib: float | None = 1.0
     """Per server; as in `agentinfer serve`."""
     dtype: str = "auto"
+    interval: float = 0.0
+    """As in `EngineClient`."""
 
 
 class Engines:
@@ -152,7 +154,12 @@ class EngineBenchmark:
 
     def _measure(self, engines: Engines, spec: Spec, piece: Piece) -> None:
         with engines.awake(spec) as server:
-            client = EngineClient(base_url=server.base_url, model=server.model, outputs=self.options.outputs)
+            client = EngineClient(
+                base_url=server.base_url,
+                model=server.model,
+                outputs=self.options.outputs,
+                interval=self.options.interval if piece.measured else 0.0,
+            )
             run = asyncio.run(_run(client, spec, piece))
             if not piece.measured and spec != "none" and not run.counters.drafted:
                 msg = f"it drafted nothing in {len(run.requests)} requests{_last_complaint(server)}"

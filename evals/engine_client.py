@@ -34,6 +34,9 @@ class EngineClient:
     """Ends in `/v1`."""
     model: str
     outputs: Outputs
+    interval: float = 0.0
+    """Seconds from one request of a session to its next, where the answer comes sooner; sessions are spread over it. Then
+    all servers get the same requests at the same times. 0: the next request follows the answer."""
 
     async def counters(self) -> Counters:
         """Return what the server counted since its start."""
@@ -62,16 +65,20 @@ class EngineClient:
         gate = asyncio.Semaphore(batch)
         async with http_client() as http:
 
-            async def one(session: Session) -> list[TimedRequest]:
+            async def one(place: int, session: Session) -> list[TimedRequest]:
                 async with gate:
+                    await asyncio.sleep(self.interval * (place % batch) / batch)
                     return await self._session(http, session, name)
 
-            return [each for timed in await asyncio.gather(*map(one, sessions)) for each in timed]
+            done = await asyncio.gather(*(one(place, session) for place, session in enumerate(sessions)))
+            return [each for timed in done for each in timed]
 
     async def _session(self, http: httpx.AsyncClient, session: Session, name: str) -> list[TimedRequest]:
         context: list[int] = []
         timed: list[TimedRequest] = []
+        began = time.perf_counter()
         for number, turn in enumerate(session.turns):
+            await asyncio.sleep(max(0.0, began + number * self.interval - time.perf_counter()))
             context += turn.prompt.tolist()
             hints = SessionHints(session_id=f"{name}/{session.id}", turn=number)
             body = request_body(context, turn, model=self.model, outputs=self.outputs, hints=hints)

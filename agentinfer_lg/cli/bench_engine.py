@@ -52,6 +52,14 @@ def engine(
         int, typer.Option(min=1, help="Groups of other sessions per batch size, at least.")
     ] = 1,
     max_context: Annotated[int, typer.Option(min=64, help="Longest context of a session, in tokens.")] = 4096,
+    interval: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Seconds from one request of a session to its next, at least: above the latency, all variants get the "
+            "same load; default: the next one follows the answer.",
+        ),
+    ] = 0.0,
     k: Annotated[int, typer.Option("--k", min=1, help="Most drafted tokens per step.")] = 16,
     kv_cache_gib: Annotated[float, typer.Option(help="KV cache of each server, in GiB.")] = 1.0,
     dtype: Annotated[
@@ -90,6 +98,7 @@ def engine(
         max_batch=max(piece.batch for piece in pieces),
         kv_cache_gib=kv_cache_gib,
         dtype=dtype,
+        interval=interval,
     )
     settings = {
         "model": folder.name,
@@ -103,6 +112,7 @@ def engine(
         "k": k,
         "kv_cache_gib": kv_cache_gib,
         "dtype": dtype,
+        "interval": interval,
         "seed": seed,
     }
     benchmark = EngineBenchmark(specs=specs, options=options)

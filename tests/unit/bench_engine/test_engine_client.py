@@ -102,6 +102,20 @@ class TestReplay:
         assert engine.most_open == 3
         assert len(timed) == 18
 
+    async def test_an_interval_sends_requests_at_the_same_times_whatever_the_answers_take(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        slept: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            slept.append(seconds)
+
+        monkeypatch.setattr(engine_client.asyncio, "sleep", sleep)
+        calm = EngineClient(base_url="http://engine/v1", model="m", outputs="own", interval=100.0)
+        await calm.replay([SESSION, SESSION], batch=2, name="1")
+        waits = [seconds for seconds in slept if seconds > 0]
+        assert sorted(round(seconds, -1) for seconds in waits) == [50, 100, 100]
+
     async def test_a_refusal_says_why(self, monkeypatch: pytest.MonkeyPatch) -> None:
         transport = httpx.MockTransport(lambda request: httpx.Response(400, text="too long"))
         monkeypatch.setattr(engine_client, "http_client", lambda: httpx.AsyncClient(transport=transport))

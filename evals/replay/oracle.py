@@ -13,7 +13,6 @@ will be accepted.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from agentinfer_lg.evals.replay.rivals import Costs
 from agentinfer_lg.evals.replay.trajectories import Session
@@ -27,6 +26,7 @@ from agentinfer_lg.serving.sam.automaton import (
     own_match,
     shorter,
 )
+from agentinfer_lg.serving.sam.compiled import compiled
 from agentinfer_lg.serving.sam.types import IntArray
 
 __all__ = ("OracleDrafter",)
@@ -138,7 +138,7 @@ class _Text:
         return int(_longest_copy(self._tokens, self._earlier, last, start, coming, longest))
 
 
-@njit(cache=True)
+@compiled
 def _append(text: IntArray, earlier: IntArray, latest: IntArray, length: int, tokens: IntArray) -> None:
     for index in range(tokens.shape[0]):
         token, place = tokens[index], length + index
@@ -148,7 +148,7 @@ def _append(text: IntArray, earlier: IntArray, latest: IntArray, length: int, to
             latest[token] = place
 
 
-@njit(cache=True)
+@compiled
 def _longest_copy(
     text: IntArray, earlier: IntArray, last: int, start: int, coming: IntArray, longest: int
 ) -> int:
@@ -172,13 +172,13 @@ def _longest_copy(
     return best
 
 
-@njit(cache=True)
+@compiled
 def _tip_match(address: int, tip: int) -> tuple[int, int]:
     _, nodes, _, _ = arrays(address)
     return own_match(nodes, tip)  # type: ignore[no-any-return]
 
 
-@njit(cache=True)
+@compiled
 def _frequent(address: int, state: int, length: int, coming: IntArray) -> int:
     """Most tokens of `coming` on the walks along most frequent continuations, from every suffix of the match."""
     _, nodes, edges, slots = arrays(address)

@@ -15,7 +15,7 @@ from numba import njit
 
 __all__ = ("compiled", "inlined")
 
-_SOURCES = ("acceptance.py", "automaton.py", "compiled.py", "drafting.py")
+_SOURCES = ("acceptance.py", "automaton.py", "compiled.py", "config.py", "drafting.py")
 _changed = max((Path(__file__).with_name(name).stat().st_mtime for name in _SOURCES), default=0.0)
 
 

@@ -8,15 +8,13 @@ from typing import Literal, Self, get_args
 
 from agentinfer_lg.errors import ConfigurationError
 
-__all__ = ("MAX_DRAFT_LIMIT", "Mode", "SamConfig")
+__all__ = ("MAX_DRAFT_LIMIT", "MAX_SIMILAR", "Mode", "SamConfig")
 
 Mode = Literal["calibrated", "paper"]
 """How drafts are chosen: by learned acceptance, or by the fixed rule of the paper."""
 
 MAX_DRAFT_LIMIT = 64
 """The drafter's limit of drafted tokens per request and step; vLLM's own is 128."""
-
-
 MAX_SIMILAR = 8
 """The drafter's limit of similar sessions."""
 

@@ -88,7 +88,8 @@ class VerificationCost:
 
     def measured(self) -> dict[int, float]:
         """Return c for each batch size (power of two) that is known well, without the part of the context."""
-        known = {size: fit for size, fit in self._fits.items() if fit.steps >= _ENOUGH}
+        fits = tuple(self._fits.items())  # asked by the thread of the metrics while steps go on
+        known = {size: fit for size, fit in fits if fit.steps >= _ENOUGH}
         return {
             1 << size: _clip(fit.cost_per_token(fit.context) * (1 << size))
             for size, fit in sorted(known.items())

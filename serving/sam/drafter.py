@@ -27,8 +27,9 @@ from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sam.acceptance import KINDS, AcceptanceModel
 from agentinfer_lg.serving.sam.automaton import ROOT, SuffixAutomaton
 from agentinfer_lg.serving.sam.builder import Builder
+from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, MAX_SIMILAR
 from agentinfer_lg.serving.sam.cost import DraftRate, VerificationCost
-from agentinfer_lg.serving.sam.drafting import HISTORY, MAX_SIMILAR, OUTPUTS, OWN, SIMILAR, Rows, step
+from agentinfer_lg.serving.sam.drafting import HISTORY, OUTPUTS, OWN, SIMILAR, Rows, step
 from agentinfer_lg.serving.sam.history import Generations, History, StepLock
 from agentinfer_lg.serving.sam.live import LiveSession, LiveSessions
 from agentinfer_lg.serving.sam.memory import SessionMemory
@@ -79,8 +80,8 @@ class DrafterOptions:
     paper_max_batch: int = 16
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_draft <= 64:
-            msg = f"max_draft must be between 1 and 64 tokens, got {self.max_draft}"
+        if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
+            msg = f"max_draft must be between 1 and {MAX_DRAFT_LIMIT} tokens, got {self.max_draft}"
             raise ConfigurationError(msg)
         if not 0 <= self.top_k <= MAX_SIMILAR:
             msg = f"top_k must be between 0 and {MAX_SIMILAR} sessions, got {self.top_k}"
@@ -209,7 +210,9 @@ class Drafter:
         self._uses_history = self.options.history and self.options.mode == "calibrated"
         self._counts = np.zeros((KINDS, 2), np.int64)
         self._passes = self._emitted = self._drafts = self._unready = 0
-        self._build_seconds, self._built_tokens, self._backlog_tokens = 0.0, 0, 0
+        self._build_seconds, self._built_tokens = 0.0, 0
+        # Each is written by one thread only: what waits is the difference.
+        self._queued_tokens = self._dequeued_tokens = 0
         self._builder = Builder(background=background, idle=self._tidy)
         if memory is not None and self._uses_history:
             self._builder.submit_slow(self._remember(memory))
@@ -226,7 +229,7 @@ class Drafter:
             self.finish(request)
         begun = _Request(request, np.array(prompt, np.int32), hints or SessionHints())
         self._requests[request] = begun
-        self._backlog_tokens += len(begun.prompt)
+        self._queued_tokens += len(begun.prompt)
         self._builder.submit(lambda: self._build(begun))
 
     def step(
@@ -324,7 +327,7 @@ class Drafter:
             },
             unready=self._unready,
             backlog=self._builder.waiting,
-            backlog_tokens=self._backlog_tokens,
+            backlog_tokens=self._queued_tokens - self._dequeued_tokens,
             failures=self._builder.failures,
             build_seconds=self._build_seconds,
             built_tokens=self._built_tokens,
@@ -402,7 +405,7 @@ class Drafter:
     def _build(self, request: _Request) -> None:
         """Bring the automaton of the request's session up to date, and let it draft."""
         began = time.perf_counter()
-        self._backlog_tokens -= len(request.prompt)
+        self._dequeued_tokens += len(request.prompt)
         hints = request.hints
         live = self._live.find(request.prompt, tenant=hints.tenant, name=hints.session_id)
         if not self._has_room(len(request.prompt), keep=live):

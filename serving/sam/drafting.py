@@ -45,8 +45,9 @@ from agentinfer_lg.serving.sam.automaton import (
     shorter,
 )
 from agentinfer_lg.serving.sam.compiled import compiled
+from agentinfer_lg.serving.sam.config import MAX_SIMILAR
 
-__all__ = ("HISTORY", "MAX_SIMILAR", "OUTPUTS", "OWN", "SIMILAR", "SOURCES", "Rows", "step")
+__all__ = ("HISTORY", "OUTPUTS", "OWN", "SIMILAR", "SOURCES", "Rows", "step")
 
 OWN: Final = 0
 HISTORY: Final = 1
@@ -54,7 +55,6 @@ HISTORY: Final = 1
 OUTPUTS: Final = 3
 """Two generations of what the model wrote in any session."""
 SIMILAR: Final = 5
-MAX_SIMILAR: Final = 8
 SOURCES: Final = SIMILAR + MAX_SIMILAR
 """Automata that a request may follow."""
 _KIND: Final = (0, 1, 1, 2, 2, *(3,) * MAX_SIMILAR)

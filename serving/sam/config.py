@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Literal, Self
 
 from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.serving.config_values import Scalar, changed_values, parse_values
 
 __all__ = ("MAX_DRAFT_LIMIT", "MAX_SIMILAR", "Mode", "SamConfig")
 
@@ -72,60 +72,8 @@ class SamConfig:
         Raises:
             ConfigurationError: It is no mapping, a key is unknown, or a value has the wrong type or is out of range.
         """
-        if values is None:
-            return cls()
-        if not isinstance(values, Mapping):
-            msg = f"the settings of AgentSAM must be a JSON object, got {type(values).__name__}"
-            raise ConfigurationError(msg)
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(str(key) for key in values if key not in known)
-        if unknown:
-            msg = f"AgentSAM has no setting {', '.join(unknown)}; there are {', '.join(sorted(known))}"
-            raise ConfigurationError(msg)
-        return cls(**{str(key): _read(str(key), value) for key, value in values.items()})  # type: ignore[arg-type]
+        return parse_values(cls, values, part="AgentSAM")
 
-    def to_values(self) -> dict[str, str | int | float | bool]:
+    def to_values(self) -> dict[str, Scalar]:
         """Return the settings that differ from the defaults, as `parse` reads them."""
-        default = type(self)()
-        changed = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in changed.items() if value != getattr(default, name)}
-
-
-def _read(name: str, value: object) -> object:
-    kind = _KINDS[name]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = {
-        "mode": value in get_args(Mode),
-        "text": isinstance(value, str),
-        "switch": isinstance(value, bool),
-        "whole": number and isinstance(value, int),
-        "number": number,
-        "share": number or value is None,
-    }[kind]
-    if not fits:
-        msg = f"the AgentSAM setting {name} cannot be {value!r}: {_WANTED[kind]}"
-        raise ConfigurationError(msg)
-    return value
-
-
-_KINDS = {
-    "mode": "mode",
-    "max_draft": "whole",
-    "marginal_cost": "share",
-    "own": "switch",
-    "history": "switch",
-    "top_k": "whole",
-    "embeddings_url": "text",
-    "embeddings_model": "text",
-    "memory": "text",
-    "memory_tokens": "whole",
-    "memory_days": "number",
-}
-_WANTED = {
-    "mode": f"it is one of {', '.join(get_args(Mode))}",
-    "text": "it is a text",
-    "switch": "it is true or false",
-    "whole": "it is a whole number",
-    "number": "it is a number",
-    "share": "it is a number",
-}
+        return changed_values(self)

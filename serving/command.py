@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.serving.engine_flags import Flag, PartFlags, given_flags, settings_flags
 from agentinfer_lg.serving.machine import Device, Machine
 from agentinfer_lg.serving.sam.config import SamConfig
-from agentinfer_lg.serving.sam.flags import SamFlags, engine_obstacle, sam_flags
+from agentinfer_lg.serving.sam.flags import engine_obstacle, sam_flags
+from agentinfer_lg.serving.sched.config import SchedConfig
+from agentinfer_lg.serving.sched.flags import sched_flags, scheduler_obstacle
 from agentinfer_lg.serving.tool_parsers import find_tool_call_parser
 
-__all__ = ("ServeOptions", "build_command", "read_extra_args", "speculation_note")
+__all__ = ("ServeOptions", "build_command", "part_notes", "read_extra_args")
 
 _CPU_BLOCK_SIZE = 32
 """vLLM's CPU default of 128 tokens would leave every shorter prompt without a prefix-cache hit."""
 _REMOTE_FLAGS = frozenset({"tokenizer", "hf-config-path", "speculative-config", "lora-modules"})
 """Flags that may name a model on the hub although the served model is a local folder."""
+_TITLES = {"sam": "AgentSAM", "sched": "AgentSched"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,8 @@ class ServeOptions:
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     sam: SamConfig | None = field(default_factory=SamConfig)
     """Speculation from session memory; None: none."""
+    sched: SchedConfig | None = field(default_factory=SchedConfig)
+    """Scheduling for agents; None: vLLM's own."""
     extra_args: tuple[str, ...] = ()
     """More arguments for vLLM; they win over everything else."""
 
@@ -67,13 +73,14 @@ def build_command(
     """
     machine = machine or Machine.detect()
     _check(options)
-    speculation = _speculation(options, device=device, machine=machine)
-    options = replace(options, extra_args=speculation.extra_args)
+    parts = _parts(options, device=device, machine=machine)
+    settings = settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
+    options = replace(options, extra_args=settings.extra_args)
     given = _flag_names(options.extra_args)
     flags = [*_common_flags(options), *(_cpu_flags(options) if device == "cpu" else _gpu_flags(options))]
     if "tool-call-parser" not in given and not (given & {"enable-auto-tool-choice"}):
         flags += _tool_flags(options)
-    flags += speculation.flags
+    flags += [flag for part in parts.values() for flag in part.flags] + list(settings.flags)
     kept = [part for name, *values in flags if name not in given for part in (f"--{name}", *values)]
     command = [
         machine.python,
@@ -85,18 +92,21 @@ def build_command(
     return command, _environment(options, device=device, machine=machine, given=given)
 
 
-def speculation_note(options: ServeOptions, *, device: Device, machine: Machine | None = None) -> str:
-    """Return a sentence about AgentSAM where it is not as the operator may expect, else an empty text.
+def part_notes(options: ServeOptions, *, device: Device, machine: Machine | None = None) -> list[str]:
+    """Return sentences about AgentSAM and AgentSched where they are not as the operator may expect.
 
     Args:
         options: What to serve.
         device: The accelerator to serve on.
         machine: Facts about the machine; by default this one.
     """
-    outcome = _speculation(options, device=device, machine=machine or Machine.detect())
-    if outcome.off and options.sam is not None:
-        return f"AgentSAM is off: {outcome.off}."
-    return f"{outcome.note}." if outcome.note else ""
+    parts = _parts(options, device=device, machine=machine or Machine.detect())
+    notes = [f"{_TITLES[name]} is off: {part.off}." for name, part in parts.items() if part.off]
+    notes += [f"{part.note}." for part in parts.values() if part.note]
+    settings = settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
+    if settings.left_out:
+        notes.append(f"Settings of AgentSAM and AgentSched are left out: {settings.left_out}.")
+    return notes
 
 
 def read_extra_args(options: ServeOptions) -> ServeOptions:
@@ -118,10 +128,6 @@ def read_extra_args(options: ServeOptions) -> ServeOptions:
     )
 
 
-_Flag = tuple[str, ...]
-"""Name of a flag without dashes, then its values."""
-
-
 def _check(options: ServeOptions) -> None:
     if not options.model.strip():
         msg = "no model given: name a local folder or a model on the hub"
@@ -134,11 +140,17 @@ def _check(options: ServeOptions) -> None:
         raise UserInputError(msg)
 
 
-def _speculation(options: ServeOptions, *, device: Device, machine: Machine) -> SamFlags:
-    if options.sam is None:
-        return SamFlags(extra_args=options.extra_args, off="it is switched off")
-    obstacle = "it has no proposer for Ascend yet" if device == "npu" else engine_obstacle()
-    return sam_flags(options.sam, extra_args=options.extra_args, environ=machine.environ, obstacle=obstacle)
+def _parts(options: ServeOptions, *, device: Device, machine: Machine) -> dict[str, PartFlags]:
+    """Decide about each part that is switched on, by the name of its settings."""
+    given, on_npu = given_flags(options.extra_args), device == "npu"
+    parts: dict[str, PartFlags] = {}
+    if options.sam is not None:
+        obstacle = "it has no proposer for Ascend yet" if on_npu else engine_obstacle()
+        parts["sam"] = sam_flags(options.sam, given=given, environ=machine.environ, obstacle=obstacle)
+    if options.sched is not None:
+        obstacle = "it does not know Ascend's scheduler yet" if on_npu else scheduler_obstacle(options.model)
+        parts["sched"] = sched_flags(options.sched, given=given, obstacle=obstacle)
+    return parts
 
 
 def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]) -> list[str]:
@@ -150,8 +162,8 @@ def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]
     return ["vllm.entrypoints.cli.main", "serve", *([] if "model" in given else [options.model])]
 
 
-def _common_flags(options: ServeOptions) -> list[_Flag]:
-    flags: list[_Flag] = [
+def _common_flags(options: ServeOptions) -> list[Flag]:
+    flags: list[Flag] = [
         ("host", options.host),
         ("port", str(options.port)),
         ("enable-prompt-tokens-details",),  # cached tokens in the usage of each answer
@@ -165,15 +177,15 @@ def _common_flags(options: ServeOptions) -> list[_Flag]:
     return flags
 
 
-def _cpu_flags(options: ServeOptions) -> list[_Flag]:
-    flags: list[_Flag] = [("block-size", str(options.block_size or _CPU_BLOCK_SIZE))]
+def _cpu_flags(options: ServeOptions) -> list[Flag]:
+    flags: list[Flag] = [("block-size", str(options.block_size or _CPU_BLOCK_SIZE))]
     if not options.compile and not _flag_names(options.extra_args) & {"compilation-config", "O", "cc"}:
         flags.append(("enforce-eager",))
     return flags
 
 
-def _gpu_flags(options: ServeOptions) -> list[_Flag]:
-    flags: list[_Flag] = []
+def _gpu_flags(options: ServeOptions) -> list[Flag]:
+    flags: list[Flag] = []
     if options.block_size is not None:
         flags.append(("block-size", str(options.block_size)))
     if options.kv_cache_gib is not None:
@@ -181,7 +193,7 @@ def _gpu_flags(options: ServeOptions) -> list[_Flag]:
     return flags
 
 
-def _tool_flags(options: ServeOptions) -> list[_Flag]:
+def _tool_flags(options: ServeOptions) -> list[Flag]:
     parser = options.tool_call_parser or find_tool_call_parser(options.model)
     if parser is None or parser.lower() == "none":
         return []

@@ -16,14 +16,16 @@ from agentinfer_lg.errors import EngineError
 if TYPE_CHECKING:
     from agentinfer_lg.serving.launch import Device, ServeOptions, Server
     from agentinfer_lg.serving.sam.config import SamConfig
+    from agentinfer_lg.serving.sched.config import SchedConfig
 
 __all__ = ("register",)
 
-_LISTEN, _MEMORY, _ENGINE, _SAM = (
+_LISTEN, _MEMORY, _ENGINE, _SAM, _SCHED = (
     "Listening",
     "Memory",
     "Engine",
     "Speculation from session memory (AgentSAM)",
+    "Scheduling for agents (AgentSched)",
 )
 
 
@@ -96,6 +98,22 @@ def serve(
     sam_memory_tokens: Annotated[
         int | None, _flag("--sam-memory-tokens", "Most tokens of finished sessions that are kept.", _SAM)
     ] = None,
+    sched: Annotated[
+        bool,
+        _flag(
+            "--sched/--no-sched",
+            "Order requests and keep caches by who comes back; same answers, sooner. Default: on.",
+            _SCHED,
+        ),
+    ] = True,
+    sched_max_wait: Annotated[
+        float | None,
+        _flag(
+            "--sched-max-wait",
+            "Seconds after which a waiting request comes first, whatever it costs.",
+            _SCHED,
+        ),
+    ] = None,
     timeout: Annotated[
         float, _flag("--timeout", "Seconds the start may take; default: 1800.", _ENGINE)
     ] = 1800.0,
@@ -121,6 +139,7 @@ def serve(
             compile=compile_model,
             device=device,
             sam=_sam_config(sam_max_draft, sam_memory, sam_memory_tokens) if sam else None,
+            sched=_sched_config(sched_max_wait) if sched else None,
             extra_args=tuple(context.args),
         )
         code = _print_command(options) if dry_run else _run(options, timeout=timeout)
@@ -134,6 +153,12 @@ def _sam_config(max_draft: int, memory: str, memory_tokens: int | None) -> SamCo
 
     config = SamConfig(max_draft=max_draft, memory=memory)
     return config if memory_tokens is None else replace(config, memory_tokens=memory_tokens)
+
+
+def _sched_config(max_wait: float | None) -> SchedConfig:
+    from agentinfer_lg.serving.sched.config import SchedConfig
+
+    return SchedConfig() if max_wait is None else SchedConfig(max_wait_seconds=max_wait)
 
 
 def _is_demo(model: str) -> bool:
@@ -152,18 +177,17 @@ def _print_command(options: ServeOptions) -> ExitCode:
     from agentinfer_lg.serving.launch import build_command, detect_device
 
     device = detect_device() if options.device == "auto" else options.device
-    _note(options, device)
+    _tell_notes(options, device)
     command, variables = build_command(options, device=device)
     shown = {"PROMETHEUS_MULTIPROC_DIR": "$(mktemp -d)", **{k: shlex.quote(v) for k, v in variables.items()}}
     typer.echo(" ".join([*(f"{name}={value}" for name, value in shown.items()), shlex.join(command)]))
     return ExitCode.COMPLETE
 
 
-def _note(options: ServeOptions, device: Device) -> None:
-    from agentinfer_lg.serving.command import speculation_note
+def _tell_notes(options: ServeOptions, device: Device) -> None:
+    from agentinfer_lg.serving.command import part_notes
 
-    note = speculation_note(options, device=device)
-    if note:
+    for note in part_notes(options, device=device):
         typer.echo(note, err=True)
 
 
@@ -173,7 +197,7 @@ def _run(options: ServeOptions, *, timeout: float) -> ExitCode:
 
     with stop_on_signals():
         server = Server(options, echo=sys.stderr)
-        _note(server.options, server.device)
+        _tell_notes(server.options, server.device)
         try:
             server.start()
             _announce(server, server.wait_ready(timeout))

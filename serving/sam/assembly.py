@@ -68,7 +68,7 @@ def _warm_up(drafter: Drafter) -> None:
 
 
 def drafter_figures(stats: DrafterStats) -> dict[str, float]:
-    """Return counters and sizes by the names of `agentinfer_lg.serving.metrics`, labels after a colon."""
+    """Return counters and sizes by the names of `agentinfer_lg.serving.sam.series`, labels after a colon."""
     drafted, accepted = stats.drafted, stats.accepted
     figures: dict[str, float] = {
         "drafts": stats.drafts,

@@ -19,11 +19,11 @@ import numpy as np
 
 from agentinfer_lg.errors import ConfigurationError, EngineError
 from agentinfer_lg.serving.engine_log import join_engine_log
-from agentinfer_lg.serving.metrics import SamMetrics
 from agentinfer_lg.serving.sam.assembly import drafter_figures, import_drafter, make_drafter
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
 from agentinfer_lg.serving.sam.cpu_sampling import repair_cpu_sampling
 from agentinfer_lg.serving.sam.requests import RequestTracker
+from agentinfer_lg.serving.sam.series import SamMetrics
 from agentinfer_lg.serving.sam.types import IntArray
 
 __all__ = ("AgentSAMProposer",)

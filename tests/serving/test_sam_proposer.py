@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.command import ServeOptions, build_command
+from agentinfer_lg.serving.engine_flags import given_flags
 from agentinfer_lg.serving.machine import Machine
-from agentinfer_lg.serving.metrics import SamMetrics
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sam.cpu_sampling import repair_cpu_sampling
 from agentinfer_lg.serving.sam.flags import PROPOSER_CLASS, engine_obstacle, sam_flags
 from agentinfer_lg.serving.sam.proposer import AgentSAMProposer
+from agentinfer_lg.serving.sam.series import SamMetrics
 
 LIMIT, VOCABULARY, DRAFT = 64, 1000, 4
 NO_HINTS = SessionHints()
@@ -566,7 +567,7 @@ class TestMetrics:
     def test_their_library_may_be_missing(self) -> None:
         code = (
             "import sys; sys.modules['prometheus_client'] = None\n"
-            "from agentinfer_lg.serving.metrics import SamMetrics\n"
+            "from agentinfer_lg.serving.sam.series import SamMetrics\n"
             "m = SamMetrics(lambda: {'drafts': 1}); m.publish(); m.close()"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
@@ -750,7 +751,7 @@ class TestFlags:
     def flags(
         self, *extra: str, config: SamConfig | None = None, **environ: str
     ) -> tuple[dict[str, str], str]:
-        outcome = sam_flags(config or SamConfig(), extra_args=extra, environ=environ)
+        outcome = sam_flags(config or SamConfig(), given=given_flags(extra), environ=environ)
         return dict(outcome.flags), outcome.off or outcome.note
 
     def test_turn_it_on_by_default(self) -> None:
@@ -809,37 +810,9 @@ class TestFlags:
         assert "worker-extension-cls" not in flags
         assert "sees no session hints" in note
 
-    @pytest.mark.parametrize(
-        "extra",
-        [
-            ("--additional-config", '{"x": {"y": 1}, "agentinfer": {"sam": {"top_k": 2}}}'),
-            ('--additional_config={"x": {"y": 1}, "agentinfer": {"sam": {"top_k": 2}}}',),
-        ],
-    )
-    def test_settings_join_those_of_the_user_who_wins(self, extra: tuple[str, ...]) -> None:
-        config = SamConfig(memory="off", top_k=4)
-        options = ServeOptions(model="m", sam=config, extra_args=("--port", "1", *extra))
-        command = build_command(options, device="cpu", machine=Machine(python="python"))[0]
-        assert sum("additional" in part for part in command) == 1
-        assert json.loads(command[command.index("--additional-config") + 1]) == {
-            "x": {"y": 1},
-            "agentinfer": {"sam": {"memory": "off", "top_k": 2}},
-        }
-        assert command[-2:] == ["--port", "1"]
-
-    def test_settings_join_dotted_ones(self) -> None:
-        flags, _ = self.flags("--additional-config.x", "1", config=SamConfig(memory="off"))
-        assert flags["additional-config.agentinfer.sam.memory"] == '"off"'
-
-    def test_settings_that_cannot_be_joined_are_told(self) -> None:
-        assert (
-            "runs with its defaults"
-            in self.flags("--additional-config", "nonsense", config=SamConfig(top_k=1))[1]
-        )
-
     def test_switched_off_is_plain_vllm(self) -> None:
         command = build_command(
-            ServeOptions(model="m", sam=None), device="cpu", machine=Machine(python="python")
+            ServeOptions(model="m", sam=None, sched=None), device="cpu", machine=Machine(python="python")
         )[0]
         assert not [part for part in command if "agentinfer" in part]
 

@@ -1,0 +1,148 @@
+"""The user's arguments for vLLM: what they ask for, and how our settings are added to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentinfer_lg.serving.config_values import Scalar
+
+__all__ = ("Flag", "PartFlags", "SettingsFlags", "given_flags", "merged", "not_generating", "settings_flags")
+
+Flag = tuple[str, ...]
+"""Name of a flag without dashes, then its values."""
+
+_GENERATING = {
+    "runner": {"auto", "generate", "draft"},
+    "convert": {"auto", "none"},
+    "task": {"auto", "generate"},
+}
+"""Flags that choose what a model is used for, and their values that mean generating text."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartFlags:
+    """What makes vLLM use one part of ours, or why it cannot."""
+
+    flags: tuple[Flag, ...] = ()
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    """Settings of the part that differ from its defaults; they go into vLLM's `additional_config`."""
+    off: str = ""
+    """Why the part is not used, as a clause; empty where it is."""
+    note: str = ""
+    """Something the operator should know although it is used, as a sentence without its full stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFlags:
+    """Our settings as flags of vLLM."""
+
+    flags: tuple[Flag, ...] = ()
+    extra_args: tuple[str, ...] = ()
+    """The user's arguments, without those that `flags` already contains."""
+    left_out: str = ""
+    """Why the settings could not be added, as a clause; empty where they were."""
+
+
+def given_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Return the flags in `arguments` and what follows each; those of a `--config` file too.
+
+    Underscores become hyphens, dotted names their first part; `no-x` stays apart from `x`.
+    """
+    found = _flags(arguments)
+    return {**_config_file(found.get("config", "")), **found}
+
+
+def not_generating(given: Mapping[str, str]) -> str:
+    """Return the flag in `given` that makes the server do something else than generate text; empty if none does."""
+    return next(
+        (name for name, values in _GENERATING.items() if name in given and given[name] not in values), ""
+    )
+
+
+def settings_flags(parts: Mapping[str, Mapping[str, Scalar]], extra_args: Sequence[str]) -> SettingsFlags:
+    """Add our settings to the user's `--additional-config`, of which vLLM takes only one; the user's win.
+
+    Args:
+        parts: Name of each part to its settings.
+        extra_args: The user's arguments.
+    """
+    extra = tuple(extra_args)
+    ours = {part: dict(settings) for part, settings in parts.items() if settings}
+    if not ours:
+        return SettingsFlags(extra_args=extra)
+    if any(part.replace("_", "-").startswith("--additional-config.") for part in extra):
+        return SettingsFlags(flags=_dotted(ours), extra_args=extra)
+    rest, given = _take(extra, "additional-config")
+    if given is None and "additional-config" in given_flags(extra):
+        return SettingsFlags(extra_args=extra, left_out="the file of --config has an additional-config")
+    try:
+        theirs = {} if given is None else json.loads(given)
+    except ValueError:
+        theirs = None
+    if not isinstance(theirs, dict):
+        return SettingsFlags(extra_args=extra, left_out="--additional-config is no JSON object")
+    joined = json.dumps(merged({"agentinfer": ours}, theirs))
+    return SettingsFlags(flags=(("additional-config", joined),), extra_args=rest)
+
+
+def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
+    """Return both objects as one; where both have a value that is no object, `theirs` counts."""
+    joined = dict(ours)
+    for key, value in theirs.items():
+        both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
+        joined[key] = merged(joined[key], value) if both else value
+    return joined
+
+
+def _dotted(ours: Mapping[str, Mapping[str, Scalar]]) -> tuple[Flag, ...]:
+    return tuple(
+        (f"additional-config.agentinfer.{part}.{key}", json.dumps(value))
+        for part, settings in ours.items()
+        for key, value in settings.items()
+    )
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for index, argument in enumerate(arguments):
+        if not argument.startswith("-"):
+            continue
+        name, separator, value = argument.partition("=")
+        following = arguments[index + 1] if index + 1 < len(arguments) else ""
+        name = name.lstrip("-").split(".", 1)[0].replace("_", "-")
+        found[name] = value if separator else "" if following.startswith("-") else following
+    return found
+
+
+def _config_file(path: str) -> dict[str, str]:
+    if not path:
+        return {}
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return {}  # vLLM will say what is wrong with it
+    found = re.findall(r"^([\w-]+)\s*:[ \t]*([^#\n]*)", text, re.MULTILINE)  # keys of the outermost level
+    return {key.replace("_", "-"): value.strip().strip("'\"") for key, value in found}
+
+
+def _take(arguments: tuple[str, ...], name: str) -> tuple[tuple[str, ...], str | None]:
+    """Split the flag `name` off `arguments`; the last one counts."""
+    rest: list[str] = []
+    value: str | None = None
+    position = 0
+    while position < len(arguments):
+        flag, separator, attached = arguments[position].partition("=")
+        if flag.replace("_", "-") != f"--{name}":
+            rest.append(arguments[position])
+        elif separator:
+            value = attached
+        elif position + 1 < len(arguments):
+            position += 1
+            value = arguments[position]
+        position += 1
+    return tuple(rest), value

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.serving.engine_flags import Flag, PartFlags, given_flags, settings_flags
+from agentinfer_lg.serving.engine_flags import Flag, PartFlags, SettingsFlags, given_flags, settings_flags
 from agentinfer_lg.serving.machine import Device, Machine
+from agentinfer_lg.serving.parts import choose_parts, tell_parts
 from agentinfer_lg.serving.sam.config import SamConfig
-from agentinfer_lg.serving.sam.flags import engine_obstacle, sam_flags
 from agentinfer_lg.serving.sched.config import SchedConfig
-from agentinfer_lg.serving.sched.flags import sched_flags, scheduler_obstacle
 from agentinfer_lg.serving.tool_parsers import find_tool_call_parser
 
 __all__ = ("ServeOptions", "build_command", "part_notes", "read_extra_args")
@@ -24,7 +23,6 @@ _CPU_BLOCK_SIZE = 32
 """vLLM's CPU default of 128 tokens would leave every shorter prompt without a prefix-cache hit."""
 _REMOTE_FLAGS = frozenset({"tokenizer", "hf-config-path", "speculative-config", "lora-modules"})
 """Flags that may name a model on the hub although the served model is a local folder."""
-_TITLES = {"sam": "AgentSAM", "sched": "AgentSched"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,7 @@ def build_command(
     machine = machine or Machine.detect()
     _check(options)
     parts = _parts(options, device=device, machine=machine)
-    settings = settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
+    settings = _settings(options, parts)
     options = replace(options, extra_args=settings.extra_args)
     given = _flag_names(options.extra_args)
     flags = [*_common_flags(options), *(_cpu_flags(options) if device == "cpu" else _gpu_flags(options))]
@@ -101,12 +99,7 @@ def part_notes(options: ServeOptions, *, device: Device, machine: Machine | None
         machine: Facts about the machine; by default this one.
     """
     parts = _parts(options, device=device, machine=machine or Machine.detect())
-    notes = [f"{_TITLES[name]} is off: {part.off}." for name, part in parts.items() if part.off]
-    notes += [f"{part.note}." for part in parts.values() if part.note]
-    settings = settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
-    if settings.left_out:
-        notes.append(f"Settings of AgentSAM and AgentSched are left out: {settings.left_out}.")
-    return notes
+    return tell_parts(parts, left_out=_settings(options, parts).left_out)
 
 
 def read_extra_args(options: ServeOptions) -> ServeOptions:
@@ -141,16 +134,18 @@ def _check(options: ServeOptions) -> None:
 
 
 def _parts(options: ServeOptions, *, device: Device, machine: Machine) -> dict[str, PartFlags]:
-    """Decide about each part that is switched on, by the name of its settings."""
-    given, on_npu = given_flags(options.extra_args), device == "npu"
-    parts: dict[str, PartFlags] = {}
-    if options.sam is not None:
-        obstacle = "it has no proposer for Ascend yet" if on_npu else engine_obstacle()
-        parts["sam"] = sam_flags(options.sam, given=given, environ=machine.environ, obstacle=obstacle)
-    if options.sched is not None:
-        obstacle = "it does not know Ascend's scheduler yet" if on_npu else scheduler_obstacle(options.model)
-        parts["sched"] = sched_flags(options.sched, given=given, obstacle=obstacle)
-    return parts
+    return choose_parts(
+        sam=options.sam,
+        sched=options.sched,
+        given=given_flags(options.extra_args),
+        environ=machine.environ,
+        device=device,
+        model=options.model,
+    )
+
+
+def _settings(options: ServeOptions, parts: Mapping[str, PartFlags]) -> SettingsFlags:
+    return settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
 
 
 def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]) -> list[str]:
@@ -208,6 +203,8 @@ def _environment(
     if Path(options.model).expanduser().is_dir() and not given & _REMOTE_FLAGS:
         defaults["HF_HUB_OFFLINE"] = "1"
     chosen: dict[str, str] = {}
+    if "AGENTINFER" in machine.environ:
+        chosen["AGENTINFER"] = "0"  # the command line says it all; the plugin would switch parts on again
     if device == "cpu":
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # by default one core stays idle
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(_default_kv_gib(machine.memory_gib))

@@ -98,8 +98,8 @@ class TestSettings:
 class TestCommand:
     @pytest.fixture(autouse=True)
     def able_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("agentinfer_lg.serving.command.engine_obstacle", lambda: "")
-        monkeypatch.setattr("agentinfer_lg.serving.command.scheduler_obstacle", lambda model: "")
+        monkeypatch.setattr("agentinfer_lg.serving.parts.engine_obstacle", lambda: "")
+        monkeypatch.setattr("agentinfer_lg.serving.parts.scheduler_obstacle", lambda model: "")
 
     def build(self, *extra: str, sched: SchedConfig | None, sam: SamConfig | None) -> list[str]:
         options = ServeOptions(model="m", sam=sam, sched=sched, extra_args=extra)

@@ -1,0 +1,190 @@
+"""AgentSAM and AgentSched in a plain vLLM server: `AGENTINFER=1 vllm serve MODEL`.
+
+vLLM calls `register`, the entry point `vllm.general_plugins`, in each of its processes. Without `AGENTINFER=1` it does
+nothing. With it, what the user left open in `EngineArgs` gets our scheduler and proposer, if they can work with the
+rest. Whatever goes wrong is said once in the log, and the engine starts without them.
+
+Variables: `AGENTINFER_SAM=0` and `AGENTINFER_SCHED=0` leave one part out; `AGENTINFER_CONFIG` has settings, as in
+`{"sched": {"max_wait_seconds": 30}, "sam": {"memory": "off"}}`.
+
+Nothing heavy may be imported here: neither vLLM's scheduler, which other plugins replace first, nor numba, whose
+library vLLM's worker trips over. Therefore the imports are inside the functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentinfer_lg.serving.engine_flags import PartFlags
+
+__all__ = ("fill_engine_args", "register")
+
+_log = logging.getLogger(__name__)
+_MARK = "_agentinfer_fills"
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def register() -> None:
+    """Let engine configurations of this process contain our parts, if the variable `AGENTINFER` says so."""
+    if os.environ.get("AGENTINFER", "").strip().lower() not in _YES:
+        return
+    args_class = getattr(sys.modules.get("vllm.engine.arg_utils"), "EngineArgs", None)
+    if args_class is None:
+        return  # a worker, for instance: it gets its configuration from another process
+    try:
+        fill_engine_args(args_class)
+    except Exception as error:
+        _say(f"AgentInfer is off: {_sentence(error)}")
+
+
+def fill_engine_args(args_class: type[Any]) -> None:  # Any: vLLM's class, without types for us
+    """Fill what is open in every `EngineArgs` just before its configuration is made; does nothing the second time.
+
+    Args:
+        args_class: vLLM's `EngineArgs`.
+    """
+    if _MARK in vars(args_class):
+        return
+    create: Callable[..., Any] = args_class.create_engine_config
+
+    @functools.wraps(create)
+    def fill_and_create(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        ours = _fields(self)
+        if not ours:
+            return create(self, *args, **kwargs)
+        vars(self).update(ours)
+        try:
+            config = create(self, *args, **kwargs)
+        except Exception as error:
+            vars(self).clear()
+            vars(self).update(before)
+            config = create(self, *args, **kwargs)  # raises what is wrong whether with us or without
+            _say(f"AgentInfer is off: vLLM does not start with it ({_sentence(error)})")
+            return config
+        vars(self).update({name: before[name] for name in ours})  # as the user left them, for the next time
+        return config
+
+    args_class.create_engine_config = fill_and_create
+    setattr(args_class, _MARK, True)
+
+
+def _fields(engine_args: Any) -> dict[str, Any]:
+    """Return the fields of `engine_args` to fill and their values; empty if there is a reason against it."""
+    try:
+        parts = _parts(engine_args, os.environ)
+        ours = _values(parts, getattr(engine_args, "additional_config", None))
+        missing = sorted(name for name in ours if name not in vars(engine_args))
+        if missing:
+            _say(f"AgentInfer is off: this vLLM has no {' and no '.join(missing)}")
+            return {}
+        _tell(parts)
+    except Exception as error:
+        _say(f"AgentInfer is off: {_sentence(error)}")
+        return {}
+    return ours
+
+
+def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]:
+    from agentinfer_lg.errors import ConfigurationError
+    from agentinfer_lg.serving.parts import choose_parts
+    from agentinfer_lg.serving.sam.config import SamConfig
+    from agentinfer_lg.serving.sched.config import SchedConfig
+
+    settings = _settings(environ)
+    unknown = sorted(settings.keys() - {"sam", "sched"})
+    if unknown:
+        msg = f"AGENTINFER_CONFIG has no part {', '.join(unknown)}; there are sam, sched"
+        raise ConfigurationError(msg)
+    return choose_parts(
+        sam=SamConfig.parse(settings.get("sam")) if _wanted("AGENTINFER_SAM", environ) else None,
+        sched=SchedConfig.parse(settings.get("sched")) if _wanted("AGENTINFER_SCHED", environ) else None,
+        given=_given(engine_args),
+        environ=environ,
+        device="npu" if _device_type() == "npu" else "cuda",
+        model=str(engine_args.model),
+    )
+
+
+def _values(parts: Mapping[str, PartFlags], theirs: object) -> dict[str, Any]:
+    from agentinfer_lg.serving.engine_flags import merged
+
+    ours: dict[str, Any] = {}
+    for name, value in (flag for part in parts.values() for flag in part.flags):
+        ours[name.replace("-", "_")] = json.loads(value) if value.startswith("{") else value
+    settings = {name: dict(part.settings) for name, part in parts.items() if part.settings}
+    if settings:
+        ours["additional_config"] = merged(
+            {"agentinfer": settings}, theirs if isinstance(theirs, Mapping) else {}
+        )
+    return ours
+
+
+def _settings(environ: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON
+    from agentinfer_lg.errors import ConfigurationError
+
+    text = environ.get("AGENTINFER_CONFIG", "").strip()
+    try:
+        settings = json.loads(text) if text else {}
+    except ValueError as error:
+        msg = f"AGENTINFER_CONFIG is no JSON ({error})"
+        raise ConfigurationError(msg) from None
+    if not isinstance(settings, dict):
+        msg = "AGENTINFER_CONFIG must be a JSON object with the keys sam and sched"
+        raise ConfigurationError(msg)
+    return settings
+
+
+def _given(engine_args: Any) -> dict[str, str]:
+    """What differs from vLLM's defaults, as the flags that would say so; `no-x` for a switch that is off."""
+    from dataclasses import MISSING, fields
+
+    given: dict[str, str] = {}
+    for field in fields(engine_args):
+        value, flag = getattr(engine_args, field.name), field.name.replace("_", "-")
+        if field.default is MISSING or value is None or value == field.default:
+            continue
+        if value is False:
+            given[f"no-{flag}"] = ""
+        else:
+            given[flag] = str(value)
+    return given
+
+
+def _wanted(variable: str, environ: Mapping[str, str]) -> bool:
+    return environ.get(variable, "").strip().lower() not in _NO
+
+
+def _device_type() -> str:
+    platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
+    return str(getattr(platform, "device_type", ""))
+
+
+def _tell(parts: Mapping[str, PartFlags]) -> None:
+    from agentinfer_lg.serving.parts import TITLES, tell_parts
+
+    for sentence in tell_parts(parts):
+        _say(sentence)
+    active = [TITLES[name] for name, part in parts.items() if not part.off]
+    if active:
+        _say(f"On by AGENTINFER=1: {' and '.join(active)}.", level=logging.INFO)
+
+
+@functools.cache  # once for each process
+def _say(sentence: str, *, level: int = logging.WARNING) -> None:
+    from agentinfer_lg.serving.engine_log import join_engine_log
+
+    join_engine_log()
+    _log.log(level, "%s", sentence)
+
+
+def _sentence(error: Exception) -> str:
+    """The beginning of what an error says, on one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

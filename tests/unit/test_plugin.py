@@ -203,7 +203,7 @@ class TestFilling:
         kept: str,
         reason: str,
     ) -> None:
-        config = arguments(**given).create_engine_config()
+        config = arguments(**copy.deepcopy(given)).create_engine_config()
         assert {name: config[name] for name in given} == given
         assert config[kept] in (SCHEDULER_CLASS, config["speculative_config"])
         assert config[kept] is not None

@@ -8,11 +8,11 @@ from typing import get_args
 from agentinfer_lg.serving.metrics import EngineMetrics, Series, SeriesTable
 from agentinfer_lg.serving.sam.types import Source
 
-__all__ = ("SamMetrics",)
+__all__ = ("TABLE", "SamMetrics")
 
 _SOURCES: tuple[str, ...] = get_args(Source)
 
-_TABLE = SeriesTable(
+TABLE = SeriesTable(
     part="AgentSAM",
     prefix="agentinfer_sam",
     series={
@@ -58,6 +58,7 @@ _TABLE = SeriesTable(
         ),
     },
 )
+"""All of them."""
 
 
 class SamMetrics(EngineMetrics):
@@ -69,4 +70,4 @@ class SamMetrics(EngineMetrics):
         Args:
             read: Returns the figures by name, a label after a colon.
         """
-        super().__init__(_TABLE, read)
+        super().__init__(TABLE, read)

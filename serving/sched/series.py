@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from agentinfer_lg.serving.metrics import EngineMetrics, Series, SeriesTable
 
-__all__ = ("SchedMetrics",)
+__all__ = ("TABLE", "SchedMetrics")
 
-_TABLE = SeriesTable(
+TABLE = SeriesTable(
     part="AgentSched",
     prefix="agentinfer_sched",
     series={
@@ -44,6 +44,7 @@ _TABLE = SeriesTable(
         "errors": Series("counter", "Steps that vLLM scheduled alone because of an error."),
     },
 )
+"""All of them."""
 
 
 class SchedMetrics(EngineMetrics):
@@ -55,4 +56,4 @@ class SchedMetrics(EngineMetrics):
         Args:
             read: Returns cumulative counters and present values by name.
         """
-        super().__init__(_TABLE, read)
+        super().__init__(TABLE, read)

@@ -84,6 +84,13 @@ class TestCommandOnACpu:
         asked = environment_of(ServeOptions(model="m", kv_cache_gib=3), machine=machine)
         assert asked["VLLM_CPU_KVCACHE_SPACE"] == "3"  # an option says more than a variable
 
+    def test_the_plugin_keeps_out_of_what_the_command_line_says(self) -> None:
+        assert "AGENTINFER" not in environment_of(ServeOptions(model="m"))
+        variables = environment_of(
+            ServeOptions(model="m", sam=None), machine=Machine(environ={"AGENTINFER": "1"})
+        )
+        assert variables["AGENTINFER"] == "0"
+
     def test_a_local_folder_needs_no_hub(self, tmp_path: Path) -> None:
         local = ServeOptions(model=str(tmp_path))
         assert environment_of(local)["HF_HUB_OFFLINE"] == "1"

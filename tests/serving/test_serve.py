@@ -71,6 +71,33 @@ class TestServe:
         assert "AgentSAMProposer" not in result.stdout
         assert "AgentSAM is off: vLLM cannot draft so with --async-scheduling." in result.stderr
 
+    def test_scheduling_is_on_and_can_be_set(self, app: typer.Typer) -> None:
+        arguments = ["serve", "m", "--device", "cpu", "--dry-run"]
+        words = shlex.split(CliRunner().invoke(app, arguments).stdout)
+        assert words[words.index("--scheduler-cls") + 1].endswith(".make_scheduler")
+        words = shlex.split(CliRunner().invoke(app, [*arguments, "--sched-max-wait", "5"]).stdout)
+        ours = json.loads(words[words.index("--additional-config") + 1])["agentinfer"]["sched"]
+        assert ours == {"max_wait_seconds": 5}
+
+    def test_scheduling_is_off_on_request_or_with_a_reason(self, app: typer.Typer) -> None:
+        result = CliRunner().invoke(app, ["serve", "m", "--device", "cpu", "--dry-run", "--no-sched"])
+        assert "scheduler" not in result.output
+        arguments = ["serve", "m", "--device", "cpu", "--dry-run", "--", "--scheduling-policy", "priority"]
+        result = CliRunner().invoke(app, arguments)
+        assert "make_scheduler" not in result.stdout
+        assert (
+            "AgentSched is off: --scheduling-policy priority chooses another order."
+            in result.stderr.splitlines()
+        )
+        result = CliRunner().invoke(app, ["serve", "m", "--device", "npu", "--dry-run"])
+        assert "agentinfer_lg" not in result.stdout
+        assert len(result.stderr.splitlines()) == 2
+
+    def test_an_impossible_wait_is_wrong_usage(self, app: typer.Typer) -> None:
+        result = CliRunner().invoke(app, ["serve", "m", "--sched-max-wait", "0", "--dry-run"])
+        assert result.exit_code == 2
+        assert "max_wait_seconds is a number above 0" in result.stderr
+
     def test_an_impossible_draft_is_wrong_usage(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--sam-max-draft", "0", "--dry-run"])
         assert result.exit_code == 2

@@ -232,6 +232,7 @@ def _serve_options(spec: Spec, options: EngineOptions) -> ServeOptions:
         model=options.model,
         served_model_name="model",
         sam=SamConfig(max_draft=options.k, memory="off") if spec == "ours" else None,
+        sched=None,  # drafters alone are compared
         port=0,
         max_model_len=options.max_context + _SLACK,
         max_num_seqs=options.max_batch,

@@ -145,6 +145,7 @@ def _serve_options(options: VerificationOptions) -> ServeOptions:
         kv_cache_gib=options.kv_cache_gib,
         tool_call_parser="none",
         sam=None,
+        sched=None,
         extra_args=(
             *("--dtype", options.dtype),
             *("--speculative-config", json.dumps(speculation)),

@@ -32,7 +32,7 @@ class SchedConfig:
     admission: bool = True
     """Whether a session is held back while letting it in would evict more than it brings."""
     victims: bool = True
-    """Whether the request that is preempted is chosen by score."""
+    """Whether the request that must give way is chosen by its cost."""
     draft_cut: bool = True
     """Whether drafts get shorter under pressure."""
     tuning: Tuning = "fixed"
@@ -61,7 +61,7 @@ class SchedConfig:
     default_gap_seconds: float = 10.0
     """Expected time until a session returns, where neither a hint nor experience tells."""
     max_gap_seconds: float = 300.0
-    """A session that stays away longer is not expected back."""
+    """Longer absences are people who went away; they tell nothing about the next one."""
 
     def __post_init__(self) -> None:
         for name, (low, high, strict) in _RANGES.items():

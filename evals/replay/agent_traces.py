@@ -34,6 +34,8 @@ class TraceCall:
     """Time since the end of the request before, recorded."""
     block_ids: IdArray
     """Identity of each full block of the prompt, within the session."""
+    after_tool: bool = False
+    """Whether a tool ran in the gap, rather than a person thought."""
     children: tuple[TraceSession, ...] = ()
     """Sub-agents that ran before this session's next request."""
 
@@ -122,5 +124,6 @@ def _call(request: dict[str, Any], ids: IdArray, children: list[TraceSession]) -
         output_tokens=int(request["out"]),
         gap_seconds=float(request.get("think_time", 0.0)),
         block_ids=ids[: int(request["in"]) // size],
+        after_tool="tool_result" in request.get("input_types", ()),
         children=tuple(children),
     )

@@ -230,7 +230,9 @@ class _Replay:
         self._note_admissions(output)
         if not scheduled:
             self.scheduler.update_from_output(output, _runner_output([], []))
-            self.now = min(self.now + IDLE_SECONDS, self._events[0][0] if self._events else self.now + IDLE_SECONDS)
+            self.now = min(
+                self.now + IDLE_SECONDS, self._events[0][0] if self._events else self.now + IDLE_SECONDS
+            )
             return
         steps = self._equal_steps(output)
         names = list(scheduled)
@@ -239,7 +241,9 @@ class _Replay:
         for name in names:
             request = self._live[name].request
             computed = request.num_computed_tokens
-            decoding = computed - scheduled[name] >= request.num_prompt_tokens and not request.is_prefill_chunk
+            decoding = (
+                computed - scheduled[name] >= request.num_prompt_tokens and not request.is_prefill_chunk
+            )
             work.append((1 if decoding else scheduled[name], computed + steps // 2))
             ready = computed >= request.num_tokens
             left = request.max_tokens - request.num_output_tokens
@@ -281,7 +285,9 @@ class _Replay:
         for position, name in enumerate(cached.req_ids):
             if name in cached.resumed_req_ids:
                 live = self._live[name]
-                live.record.recomputed_tokens += live.request.num_tokens - cached.num_computed_tokens[position]
+                live.record.recomputed_tokens += (
+                    live.request.num_tokens - cached.num_computed_tokens[position]
+                )
 
     def _note_progress(self, names: Sequence[str]) -> None:
         for name in names:
@@ -338,7 +344,8 @@ class _SessionRun:
         if self.index == len(self.session.calls):
             self.done(SessionRecord(name=self.session.name, started=self.started, finished=self.replay.now))
             return
-        gap = self.session.calls[self.index].gap_seconds
+        following = self.session.calls[self.index]
+        gap = max(following.gap_seconds, following.not_before - self.replay.now)
         self.open = 1 + len(call.one_shots) + len(call.children)
         self.replay.later(gap, self._part_done)
         for number, shot in enumerate(call.one_shots):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from agentinfer_lg.evals.replay.agent_traces import TraceSession
+from agentinfer_lg.evals.replay.agent_traces import TraceCall, TraceSession
 from agentinfer_lg.hints import AgentRole
 
 __all__ = ("Call", "Workload", "WorkloadSession", "build_workload")
@@ -27,6 +27,8 @@ class Call:
     """Identity of each full block of prompt and output; equal ids mean equal tokens up to there."""
     gap_seconds: float = 0.0
     """Time between the end of what went before and this call."""
+    not_before: float = 0.0
+    """Time of the replay before which the call is not made (open loop)."""
     known_tokens: int = 0
     """Tokens of the prompt that the session (or another one with the same beginning) has had computed before."""
     role: AgentRole = "think"
@@ -138,15 +140,19 @@ class _Builder:
         size = source.block_size
         calls: list[Call] = []
         space = self._next_space()
-        kept = []
+        kept: list[TraceCall] = []
         for recorded in source.calls:
-            if recorded.prompt_tokens + recorded.output_tokens >= self.max_tokens or len(kept) == self.max_calls:
+            if (
+                recorded.prompt_tokens + recorded.output_tokens >= self.max_tokens
+                or len(kept) == self.max_calls
+            ):
                 break
             kept.append(recorded)
         for index, recorded in enumerate(kept):
             following = kept[index + 1] if index + 1 < len(kept) else None
             end = recorded.prompt_tokens + max(1, recorded.output_tokens)
-            ids = self._ids(source, recorded.block_ids, following and following.block_ids, end // size, space, index)
+            next_ids = following.block_ids if following else None
+            ids = self._ids(source, recorded.block_ids, next_ids, end // size, space, index)
             known = 0
             if calls:
                 known = _common(calls[-1].block_ids, ids[: recorded.prompt_tokens // size]) * size
@@ -158,7 +164,9 @@ class _Builder:
                     prompt_tokens=recorded.prompt_tokens,
                     output_tokens=max(1, recorded.output_tokens),
                     block_ids=ids,
-                    gap_seconds=min(recorded.gap_seconds * self.gap_scale, self.max_gap_seconds) if calls else 0.0,
+                    gap_seconds=min(recorded.gap_seconds * self.gap_scale, self.max_gap_seconds)
+                    if calls
+                    else 0.0,
                     known_tokens=min(known, recorded.prompt_tokens - 1),
                     last=last,
                     one_shots=() if last else tuple(self._one_shots(size)),

@@ -1,0 +1,63 @@
+"""Policies that `agentinfer bench sched` compares, by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.replay.schedulers import SCHEDULERS
+from agentinfer_lg.evals.replay.simulation import MakeScheduler
+
+__all__ = ("OURS", "Policy", "find_policy", "policy_names")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A scheduler and its settings."""
+
+    name: str
+    make: MakeScheduler
+    settings: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
+
+
+def agentsched(clock: Callable[[], float], parts: dict[str, Any]) -> Any:  # Any: objects of vLLM
+    """Return AgentSched on simulated time."""
+    module = importlib.import_module("agentinfer_lg.serving.sched.scheduler")
+    scheduler = module.make_scheduler(**parts)
+    scheduler.clock = clock
+    return scheduler
+
+
+OURS: Mapping[str, Mapping[str, Any]] = {
+    "agentsched": {},
+    "agentsched-order": {"retention": "off", "admission": False, "victims": False},
+    "agentsched-retention": {"admission": False},
+}
+"""AgentSched as it is by default, its order alone, and order with retention; by settings."""
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return all names: the others' policies, then ours."""
+    return (*SCHEDULERS, *(OURS if _ours_there() else ()))
+
+
+def find_policy(name: str) -> Policy:
+    """Return the policy `name`.
+
+    Raises:
+        UserInputError: There is none of that name.
+    """
+    if name in OURS and _ours_there():
+        return Policy(name=name, make=agentsched, settings=OURS[name])
+    if name in SCHEDULERS:
+        return Policy(name=name, make=SCHEDULERS[name])
+    msg = f"there is no policy {name!r}; there are {', '.join(policy_names())}"
+    raise UserInputError(msg)
+
+
+def _ours_there() -> bool:
+    return importlib.util.find_spec("agentinfer_lg.serving.sched.scheduler") is not None

@@ -19,6 +19,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,40 +57,57 @@ def fill_engine_args(args_class: type[Any]) -> None:  # Any: vLLM's class, witho
 
     @functools.wraps(create)
     def fill_and_create(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = dict(vars(self))
-        ours = _fields(self)
-        if not ours:
-            return create(self, *args, **kwargs)
-        vars(self).update(ours)
+        before, plan = dict(vars(self)), _plan(self)
+        vars(self).update(plan.fields)
         try:
             config = create(self, *args, **kwargs)
         except Exception as error:
+            if not plan.fields:
+                raise
             vars(self).clear()
             vars(self).update(before)
             config = create(self, *args, **kwargs)  # raises what is wrong whether with us or without
-            _say(f"AgentInfer is off: vLLM does not start with it ({_sentence(error)})")
-            return config
-        vars(self).update({name: before[name] for name in ours})  # as the user left them, for the next time
+            plan = _Plan(warnings=(f"AgentInfer is off: vLLM does not start with it ({_sentence(error)})",))
+        vars(self).update(
+            {name: before[name] for name in plan.fields}
+        )  # as the user left them, for the next time
+        plan.tell()  # now, because vLLM may have set up its log only just before
         return config
 
     args_class.create_engine_config = fill_and_create
     setattr(args_class, _MARK, True)
 
 
-def _fields(engine_args: Any) -> dict[str, Any]:
-    """Return the fields of `engine_args` to fill and their values; empty if there is a reason against it."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is filled, and what is said about it."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
+    """Names of the parts that are on."""
+
+    def tell(self) -> None:
+        for sentence in self.warnings:
+            _say(sentence)
+        if self.active:
+            _say(f"On by AGENTINFER=1: {' and '.join(self.active)}.", level=logging.INFO)
+
+
+def _plan(engine_args: Any) -> _Plan:
+    """Decide about the parts; without any if something is wrong."""
     try:
+        from agentinfer_lg.serving.parts import TITLES, tell_parts
+
         parts = _parts(engine_args, os.environ)
         ours = _values(parts, getattr(engine_args, "additional_config", None))
         missing = sorted(name for name in ours if name not in vars(engine_args))
         if missing:
-            _say(f"AgentInfer is off: this vLLM has no {' and no '.join(missing)}")
-            return {}
-        _tell(parts)
+            return _Plan(warnings=(f"AgentInfer is off: this vLLM has no {' and no '.join(missing)}",))
+        active = tuple(TITLES[name] for name, part in parts.items() if not part.off)
+        return _Plan(fields=ours, warnings=tuple(tell_parts(parts)), active=active)
     except Exception as error:
-        _say(f"AgentInfer is off: {_sentence(error)}")
-        return {}
-    return ours
+        return _Plan(warnings=(f"AgentInfer is off: {_sentence(error)}",))
 
 
 def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]:
@@ -144,12 +162,10 @@ def _settings(environ: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON
 
 def _given(engine_args: Any) -> dict[str, str]:
     """What differs from vLLM's defaults, as the flags that would say so; `no-x` for a switch that is off."""
-    from dataclasses import MISSING, fields
-
     given: dict[str, str] = {}
-    for field in fields(engine_args):
-        value, flag = getattr(engine_args, field.name), field.name.replace("_", "-")
-        if field.default is MISSING or value is None or value == field.default:
+    for known in fields(engine_args):
+        value, flag = getattr(engine_args, known.name), known.name.replace("_", "-")
+        if known.default is MISSING or value is None or value == known.default:
             continue
         if value is False:
             given[f"no-{flag}"] = ""
@@ -165,16 +181,6 @@ def _wanted(variable: str, environ: Mapping[str, str]) -> bool:
 def _device_type() -> str:
     platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
     return str(getattr(platform, "device_type", ""))
-
-
-def _tell(parts: Mapping[str, PartFlags]) -> None:
-    from agentinfer_lg.serving.parts import TITLES, tell_parts
-
-    for sentence in tell_parts(parts):
-        _say(sentence)
-    active = [TITLES[name] for name, part in parts.items() if not part.off]
-    if active:
-        _say(f"On by AGENTINFER=1: {' and '.join(active)}.", level=logging.INFO)
 
 
 @functools.cache  # once for each process

@@ -15,7 +15,8 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"agentinfer_lg"}
     for needed in (
         "py.typed",
@@ -25,3 +26,6 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
         "evals/runner.py",
     ):
         assert f"agentinfer_lg/{needed}" in names
+    (points,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]
+    found = archive.read(points).decode()
+    assert "[vllm.general_plugins]\nagentinfer = agentinfer_lg.serving.plugin:register" in found

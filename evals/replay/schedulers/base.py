@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import RequestStatus
 
 from agentinfer_lg.hints import SessionHints, parse_hints
 
@@ -59,6 +61,9 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
     def before_step(self, now: float) -> None:
         """Called before each step."""
 
+    def after_schedule(self, admitted: int) -> None:
+        """Called when a step is put together, with the number of requests that were admitted to it."""
+
     def after_step(self, now: float) -> None:
         """Called after each step's results are in; `step_seconds` and `step_tokens` tell what it took."""
 
@@ -82,6 +87,10 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
     def is_one_shot(self, request: Request) -> bool:
         """Tell whether a request is not part of its program's growing context."""
         return "#" in self.hints(request).session_id
+
+    def was_preempted(self, request: Request) -> bool:
+        """Tell whether a waiting request was running already."""
+        return bool(request.status == RequestStatus.PREEMPTED)
 
     def arrival_order(self, request: Request) -> int:
         """Return the place of a request among all that arrived."""
@@ -119,13 +128,14 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
     @property
     def total_tokens(self) -> int:
         """Tokens that the KV cache holds."""
-        return (self.kv_cache_manager.block_pool.num_gpu_blocks - 1) * int(self.block_size)
+        return int(self.kv_cache_manager.block_pool.num_gpu_blocks - 1) * int(self.block_size)
 
     @property
     def free_blocks(self) -> int:
         """Blocks that no running request and no pin holds."""
         return int(self.kv_cache_manager.block_pool.get_num_free_blocks())
 
+    @override
     def add_request(self, request: Request) -> None:
         self._hints[request.request_id] = parse_hints(
             request.sampling_params and request.sampling_params.extra_args
@@ -135,6 +145,7 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
         self.arrived(request, self.clock())
         super().add_request(request)
 
+    @override
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         now = self.clock()
         self._step_began = now
@@ -149,8 +160,12 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
         finally:
             self.waiting.extend(held)
         self.step_tokens = output.total_num_scheduled_tokens
+        self.after_schedule(
+            len(output.scheduled_new_reqs) + len(output.scheduled_cached_reqs.resumed_req_ids)
+        )
         return output
 
+    @override
     def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
         now = self.clock()
         self.step_seconds = now - self._step_began
@@ -162,6 +177,7 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
         self.waiting.clear()
         self.waiting.extend(requests)
 
+    @override
     def _free_blocks(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         name = request.request_id
         if name in self._hints:
@@ -171,6 +187,7 @@ class RivalScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not typed for 
         self._hints.pop(name, None)
         return super()._free_blocks(request, *args, **kwargs)
 
+    @override
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         result = super()._preempt_request(request, *args, **kwargs)
         self.preempted(request, self.clock())

@@ -13,15 +13,17 @@ back for thirty minutes is let through.
 Simplified, or better informed than the source: one replica, so placement is not needed; token counts are exact instead of
 estimated from characters; tokens that programs share are counted exactly (the published code leaves them at zero); a program's
 one-shot requests count as long as they live, besides its context; a program ends with its last call instead of with a request
-to release it. The decay of acting programs (weight 2^-t) applies to resuming, as the option `--use-acting-token-decay` does it,
-or to both, as the paper's equation 7 does.
+to release it. The decay of acting programs (weight 2^-t) is off as in the source, or applies to resuming, as the source's option
+`--use-acting-token-decay` does it, or to both, as the paper's equation 7 has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from typing_extensions import override
 
 from agentinfer_lg.evals.replay.schedulers.base import Clock, RivalScheduler
 
@@ -51,11 +53,15 @@ class _Program:
     def reasoning(self) -> bool:
         return bool(self.live)
 
-    def used(self, is_one_shot: Any) -> int:
+    def used(self, is_one_shot: Callable[[Any], bool]) -> int:
         """Tokens in the cache that the program needs."""
-        contexts = [request.num_tokens for request in self.live.values() if not is_one_shot(request)]
-        shots = sum(request.num_tokens for request in self.live.values() if is_one_shot(request))
-        return max([self.tokens, *contexts]) + shots
+        context, shots = self.tokens, 0
+        for request in self.live.values():
+            if is_one_shot(request):
+                shots += request.num_tokens
+            else:
+                context = max(context, request.num_tokens)
+        return context + shots
 
 
 class ThunderAgent(RivalScheduler):
@@ -69,7 +75,7 @@ class ThunderAgent(RivalScheduler):
         interval_seconds: float = 5.0,
         force_seconds: float = 1800.0,
         acting_weight: float = 1.0,
-        decay: Literal["none", "resume", "both"] = "resume",
+        decay: Literal["none", "resume", "both"] = "none",
     ) -> None:
         super().__init__(clock, parts)
         self._interval = interval_seconds
@@ -90,6 +96,7 @@ class ThunderAgent(RivalScheduler):
         paused = sum(program.paused for program in self._programs.values())
         return {"pauses": self.pauses, "resumes": self.resumes, "paused": paused}
 
+    @override
     def arrived(self, request: Any, now: float) -> None:
         self._check_if_due(now)
         name = self.program(request)
@@ -108,17 +115,20 @@ class ThunderAgent(RivalScheduler):
         else:
             self._release(request.request_id)
 
+    @override
     def before_step(self, now: float) -> None:
         self._check_if_due(now)
         for program in self._programs.values():
             if program.held and now - min(program.held.values()) >= self._force:
                 self._resume(program)
 
+    @override
     def arrange(self, waiting: list[Any], now: float) -> tuple[list[Any], list[Any]]:
         ready = [request for request in waiting if request.request_id in self._released]
         held = [request for request in waiting if request.request_id not in self._released]
         return sorted(ready, key=lambda request: self._released[request.request_id]), held
 
+    @override
     def finished(self, request: Any, now: float) -> None:
         program = self._programs[self.program(request)]
         program.live.pop(request.request_id)

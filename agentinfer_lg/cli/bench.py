@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from agentinfer_lg.cli import bench_engine, bench_retrieval, bench_sam, bench_sched, bench_verification
+from agentinfer_lg.cli import (
+    bench_calibration,
+    bench_engine,
+    bench_retrieval,
+    bench_sam,
+    bench_sched,
+    bench_verification,
+)
 
 __all__ = ("app",)
 
@@ -17,6 +24,7 @@ bench_retrieval.register(app)
 bench_sam.register(app)
 bench_engine.register(app)
 bench_verification.register(app)
+bench_calibration.register(app)
 bench_sched.register(app)
 
 

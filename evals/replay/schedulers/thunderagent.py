@@ -174,7 +174,7 @@ class ThunderAgent(RivalScheduler):
                 self._resume(program)
 
     def _pause_until_safe(self, now: float) -> None:
-        while self._room(self._programs.values(), now, decay=self._decay == "both") < 0:
+        while self._room(self._unmarked(), now, decay=self._decay == "both") < 0:
             active = [
                 program for program in self._programs.values() if not (program.paused or program.marked)
             ]
@@ -188,10 +188,14 @@ class ThunderAgent(RivalScheduler):
             else:
                 self._pause(smallest)
 
+    def _unmarked(self) -> list[_Program]:
+        return [program for program in self._programs.values() if not program.marked]
+
     def _room(self, programs: Iterable[_Program], now: float, *, decay: bool) -> float:
+        """Return the tokens that active programs leave free."""
         used = 0.0
         for program in programs:
-            if program.paused or program.marked:
+            if program.paused:
                 continue
             weight = 1.0
             if not program.reasoning:

@@ -132,6 +132,7 @@ def build_open_workload(
         block_size=BLOCK_SIZE,
         sessions=_with_known_tokens([session for _, session in made]),
         start_seconds=tuple(start for start, _ in made),
+        open_loop=True,
     )
 
 

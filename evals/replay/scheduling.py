@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import multiprocessing
 import os
 import platform
@@ -18,9 +19,17 @@ from typing import Any, Literal
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.replay.agent_traces import Part, TraceSession, load_coding_traces
+from agentinfer_lg.evals.replay.belady import hit_rates
 from agentinfer_lg.evals.replay.hardware import find_preset
 from agentinfer_lg.evals.replay.mooncake import Conversation, build_open_workload, load_mooncake
-from agentinfer_lg.evals.replay.scheduling_figures import Measured, Row, completion_ratio, measure, pool
+from agentinfer_lg.evals.replay.scheduling_figures import (
+    Measured,
+    Row,
+    bound_covered,
+    completion_ratio,
+    measure,
+    pool,
+)
 from agentinfer_lg.evals.replay.scheduling_policies import find_policy, policy_names
 from agentinfer_lg.evals.replay.simulation import simulate
 from agentinfer_lg.evals.replay.workload import Workload, build_workload
@@ -47,6 +56,8 @@ Gaps = Literal["recorded", "short", "long"]
 
 REFERENCE = "fcfs"
 """Policy that the others are compared with, session by session."""
+MAX_MODEL_LEN = 131_072
+"""Longest context in tokens."""
 MEDIAN_GAP = {"short": 1.5, "long": 15.0}
 """Median seconds to which the gaps of tools are scaled."""
 
@@ -69,8 +80,6 @@ class Grid:
     sessions_per_place: float = 2.0
     max_calls: int = 40
     seeds: int = 1
-    bounds: bool = True
-    """Whether to compute what the best eviction would reach at each replay's order."""
     data: Path | None = None
 
     def __post_init__(self) -> None:
@@ -161,6 +170,8 @@ class Cell:
     measured: Measured
     ratio: tuple[float, float, float] | None
     """Mean completion time over that of the reference, with its 95% interval; None: no reference."""
+    bound_covered: float | None = None
+    """Share of the distance from the reference's hit rate to the best one at this policy's own order."""
 
     def row(self) -> Row:
         """Return settings and figures as a flat JSON object."""
@@ -168,6 +179,7 @@ class Cell:
         if self.ratio:
             names = ("vs_fcfs", "vs_fcfs_low", "vs_fcfs_high")
             row |= dict(zip(names, self.ratio, strict=True))
+            row["bound_covered"] = self.bound_covered
         return row
 
 
@@ -177,32 +189,28 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
     for run in runs:
         joined.setdefault((run.case.preset, run.case.concurrency, run.case.policy), []).append(run)
     pooled = {key: pool([run.measured for run in each]) for key, each in joined.items()}
-    made = []
-    for (preset, concurrency, policy), measured in pooled.items():
-        reference = pooled.get((preset, concurrency, REFERENCE))
-        compared = reference is not None and policy != REFERENCE
-        made.append(
-            Cell(
-                case=joined[preset, concurrency, policy][0].case,
-                measured=measured,
-                ratio=completion_ratio(measured, reference) if reference is not None and compared else None,
-            )
-        )
-    return made
+    return [
+        _cell(each[0].case, pooled[key], pooled.get((key[0], key[1], REFERENCE)))
+        for key, each in joined.items()
+    ]
 
 
 def workload_of(case: Case) -> Workload:
-    """Return what is replayed: the same for every policy and machine at a concurrency and seed.
+    """Return what is replayed: the same for every policy at a concurrency and seed.
+
+    It is the same for every machine too, if their caches hold the longest context.
 
     Raises:
         UserInputError: The trace cannot be read, or is too small.
     """
     grid = case.grid
+    max_tokens = min(MAX_MODEL_LEN, _kv_tokens(case))  # what exceeds the cache would wait for ever
     if grid.trace == "mooncake":
         return build_open_workload(
             _conversations(grid.folder, grid.part),
             name=grid.trace,
             concurrency=case.concurrency,
+            max_tokens=max_tokens,
             max_calls=grid.max_calls,
             seed=case.seed,
         )
@@ -213,6 +221,7 @@ def workload_of(case: Case) -> Workload:
         sessions_per_place=grid.sessions_per_place,
         one_shots=grid.one_shots,
         gap_scale=gap_scale(grid),
+        max_tokens=max_tokens,
         max_calls=grid.max_calls,
         seed=case.seed,
     )
@@ -287,19 +296,37 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _cell(case: Case, measured: Measured, reference: Measured | None) -> Cell:
+    if reference is None or reference is measured:
+        return Cell(case=case, measured=measured, ratio=None)
+    return Cell(
+        case=case,
+        measured=measured,
+        ratio=completion_ratio(measured, reference),
+        bound_covered=bound_covered(measured, reference),
+    )
+
+
 def _run(case: Case, on_progress: Callable[[int], None]) -> Run:
     policy = find_policy(case.policy)
     hardware = find_preset(case.preset)
     workload = workload_of(case)
+    kv_tokens = _kv_tokens(case)
     result = simulate(
         workload,
         policy.make,
         hardware,
-        kv_tokens=case.grid.kv_tokens,
+        kv_tokens=kv_tokens,
+        max_model_len=MAX_MODEL_LEN,
         settings=dict(policy.settings) or None,
         on_progress=on_progress,
     )
-    return Run(case=case, measured=measure(result))
+    rates = hit_rates(result.calls, blocks=kv_tokens // workload.block_size, block_size=workload.block_size)
+    return Run(case=case, measured=measure(result, bounds=rates))
+
+
+def _kv_tokens(case: Case) -> int:
+    return case.grid.kv_tokens or find_preset(case.preset).kv_tokens
 
 
 def _run_in_processes(
@@ -326,6 +353,7 @@ _ended: list[Any] = []  # the queue of this process, once it has one
 
 
 def _start(ended: Any) -> None:  # Any: a proxy
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it tells about devices that a replay does not need
     _ended[:] = [ended]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from agentinfer_lg.evals.replay.belady import HitRates
 from agentinfer_lg.evals.replay.simulation import Sample, SimulationResult
 
-__all__ = ("BUCKETS", "Measured", "Row", "completion_ratio", "hit_rate", "measure", "pool")
+__all__ = ("BUCKETS", "Measured", "Row", "bound_covered", "completion_ratio", "hit_rate", "measure", "pool")
 
 Row = dict[str, float | int | str | None]
 IntArray = npt.NDArray[np.int64]
@@ -45,8 +46,8 @@ class Measured:
     samples: tuple[Sample, ...] = ()
     figures: dict[str, float] | None = None
     """The scheduler's own counters at the end."""
-    bounds: dict[str, float] | None = None
-    """Hit tokens that other eviction reaches at the same order, by name."""
+    bounds: HitRates | None = None
+    """What other evictions reach at the same order."""
 
     def row(self) -> Row:
         """Return the figures as a flat JSON object."""
@@ -55,14 +56,12 @@ class Measured:
             f"hit_rate_{name}": self._hit_rate((self.prompt_tokens >= low) & (self.prompt_tokens < high))
             for name, (low, high) in BUCKETS.items()
         }
-        bounds = {
-            f"{name}_hit_rate": hit / self.prompt_tokens.sum() for name, hit in (self.bounds or {}).items()
-        }
+        bounds = asdict(self.bounds) if self.bounds else {}
         return {
             "hit_rate": self._hit_rate(np.ones(len(self.prompt_tokens), dtype=np.bool_)),
             **hits,
             "hit_rate_sessions": self._hit_rate(~self.one_shot),
-            **bounds,
+            **{f"{name}_hit_rate": rate for name, rate in bounds.items()},
             **_spread("completion_s", completion),
             **_spread("ttft_s", self.ttft),
             **_spread("wait_s", self.waits),
@@ -78,12 +77,12 @@ class Measured:
         return hit_rate(self.prompt_tokens[which], self.hit_tokens[which])
 
 
-def measure(result: SimulationResult, *, bounds: dict[str, float] | None = None) -> Measured:
+def measure(result: SimulationResult, *, bounds: HitRates | None = None) -> Measured:
     """Keep what figures and plots need of a replay; the identities of blocks are dropped.
 
     Args:
         result: Of the replay.
-        bounds: Hit tokens that other eviction reaches at the same order, by name.
+        bounds: What other evictions reach at the same order.
     """
     calls = result.calls
     return Measured(
@@ -112,7 +111,6 @@ def pool(parts: Sequence[Measured]) -> Measured:
     first = parts[0]
     if len(parts) == 1:
         return first
-    names = [name for name in first.bounds or {} if all(name in (part.bounds or {}) for part in parts)]
     return Measured(
         prompt_tokens=np.concatenate([part.prompt_tokens for part in parts]),
         hit_tokens=np.concatenate([part.hit_tokens for part in parts]),
@@ -130,7 +128,7 @@ def pool(parts: Sequence[Measured]) -> Measured:
         steps=sum(part.steps for part in parts),
         samples=first.samples,
         figures=first.figures,
-        bounds={name: sum((part.bounds or {})[name] for part in parts) for name in names},
+        bounds=_pooled_bounds(parts),
     )
 
 
@@ -167,6 +165,33 @@ def completion_ratio(
     sums = both[draws].sum(axis=1)
     low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
     return float(both[:, 0].sum() / both[:, 1].sum()), float(low), float(high)
+
+
+def bound_covered(ours: Measured, other: Measured) -> float | None:
+    """Share of the distance from another policy's hit rate to the best one at our own order that ours covers.
+
+    Returns:
+        1 at the bound, below 0 if the other policy hits more; None where the other one is as good as the bound.
+    """
+    if ours.bounds is None:
+        return None
+    here, there = (hit_rate(each.prompt_tokens, each.hit_tokens) for each in (ours, other))
+    if here is None or there is None or ours.bounds.belady <= there:
+        return None
+    return (here - there) / (ours.bounds.belady - there)
+
+
+def _pooled_bounds(parts: Sequence[Measured]) -> HitRates | None:
+    """Rates weighted by prompt tokens."""
+    known = [(part.bounds, int(part.prompt_tokens.sum())) for part in parts if part.bounds]
+    if len(known) < len(parts):
+        return None
+    total = sum(tokens for _, tokens in known)
+    return HitRates(
+        lru=sum(bounds.lru * tokens for bounds, tokens in known) / total,
+        belady=sum(bounds.belady * tokens for bounds, tokens in known) / total,
+        unlimited=sum(bounds.unlimited * tokens for bounds, tokens in known) / total,
+    )
 
 
 def _spread(name: str, values: FloatArray) -> Row:

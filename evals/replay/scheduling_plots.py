@@ -114,6 +114,8 @@ def _hit_rates(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
 
 
 def _completion(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     for cell in group:
         seconds = np.sort(np.array(list(cell.measured.completion.values())))
         share = np.arange(1, len(seconds) + 1) / len(seconds)
@@ -121,4 +123,7 @@ def _completion(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
     axes[0].set_ylabel("share of sessions")
     axes[0].set_xlabel("completion time, s")
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].xaxis.set_major_formatter(ScalarFormatter())
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylim(0, 1)

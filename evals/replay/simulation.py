@@ -24,7 +24,7 @@ MAX_STEPS = 64
 """Most decode steps taken as one while nothing waits."""
 MAX_BUSY_STEPS = 8
 """The same while a request waits: a scheduler may change its mind at any step."""
-IDLE_SECONDS = 0.01
+IDLE_SECONDS = 0.05
 """Time that passes when a scheduler leaves the engine idle although requests wait."""
 
 
@@ -172,7 +172,8 @@ class _Replay:
         while self._events or self._live:
             self._take_events()
             if not self._live:
-                self.now = max(self.now, self._events[0][0])
+                if self._events:
+                    self.now = max(self.now, self._events[0][0])
                 continue
             self._step()
         self._result.seconds = self.now
@@ -194,7 +195,8 @@ class _Replay:
     def _end_session(self, record: SessionRecord) -> None:
         self._result.sessions.append(record)
         self.on_progress(len(self._result.sessions))
-        self._begin_session()
+        if not self._workload.open_loop:
+            self._begin_session()
 
     def submit(self, call: Call, *, session: str, index: int, done: Callable[[], None]) -> None:
         name = f"{session}/{index}-{next(self._names)}"

@@ -57,6 +57,8 @@ class Workload:
     sessions: tuple[WorkloadSession, ...]
     start_seconds: tuple[float, ...]
     """When each place begins its first session; the number of places is the concurrency."""
+    open_loop: bool = False
+    """Whether a place takes one session only, so that sessions begin when they do, however long others take."""
 
     @property
     def concurrency(self) -> int:

@@ -28,7 +28,12 @@ TABLE = SeriesTable(
         "held": Series(
             "gauge", "Requests held back because letting them in would evict more than they bring."
         ),
-        "max_wait_seconds": Series("gauge", "Longest wait of a request for its start.", processes="max"),
+        "max_wait_seconds": Series(
+            "gauge", "Longest wait of a request for its start, so far.", processes="max"
+        ),
+        "wait_bound_seconds": Series(
+            "gauge", "Wait after which a request comes first at present.", processes="max"
+        ),
         "known_sessions": Series("gauge", "Sessions that are remembered."),
         "hit_tokens": Series("counter", "Prompt tokens found in the cache when their request was let in."),
         "queried_tokens": Series("counter", "Prompt tokens of the requests that were let in."),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from agentinfer_lg.evals.replay.agent_traces import TraceCall, TraceSession
 from agentinfer_lg.hints import AgentRole
 
-__all__ = ("Call", "Workload", "WorkloadSession", "build_workload")
+__all__ = ("Call", "Workload", "WorkloadSession", "build_workload", "without_one_shots")
 
 IdArray = npt.NDArray[np.int64]
 
@@ -237,10 +237,12 @@ def _common(one: IdArray, other: IdArray) -> int:
 
 def without_one_shots(workload: Workload) -> Workload:
     """Return the same sessions without their one-shot requests."""
-    return replace(
-        workload,
-        sessions=tuple(
-            replace(session, calls=tuple(replace(call, one_shots=()) for call in session.calls))
-            for session in workload.sessions
-        ),
+    return replace(workload, sessions=tuple(_without_one_shots(session) for session in workload.sessions))
+
+
+def _without_one_shots(session: WorkloadSession) -> WorkloadSession:
+    calls = (
+        replace(call, one_shots=(), children=tuple(map(_without_one_shots, call.children)))
+        for call in session.calls
     )
+    return replace(session, calls=tuple(calls))

@@ -45,8 +45,6 @@ def scheduler_obstacle(model: str) -> str:
     Args:
         model: Folder or name of the model; only a folder is looked at.
     """
-    if importlib.util.find_spec("agentinfer_lg.serving.sched.scheduler") is None:
-        return "its scheduler is not installed"
     vllm = importlib.util.find_spec("vllm")
     roots = list(vllm.submodule_search_locations or ()) if vllm is not None else []
     if roots and not any((Path(root) / "v1/core/sched/scheduler.py").exists() for root in roots):

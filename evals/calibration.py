@@ -201,6 +201,7 @@ def _serve_options(options: CalibrationOptions) -> ServeOptions:
         block_size=_BLOCK,
         tool_call_parser="none",
         sam=None,
+        sched=None,
         extra_args=(
             *("--dtype", options.dtype),
             *("--max-num-batched-tokens", str(options.step_tokens)),

@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import httpx
 
@@ -59,41 +59,49 @@ class EngineOptions:
     """As in `EngineClient`."""
 
 
-class Engines:
+Name = TypeVar("Name", bound=str)
+
+
+class Engines(Generic[Name]):
     """One server per variant, of which at most one is awake."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        self._options = options
-        self._servers: dict[Spec, Server] = {}
+    def __init__(self, serve_options: Callable[[Name], ServeOptions]) -> None:
+        """Start nothing yet.
+
+        Args:
+            serve_options: How the server of a variant is started.
+        """
+        self._serve_options = serve_options
+        self._servers: dict[Name, Server] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for spec in list(self._servers):
-            self.drop(spec)
+        for name in list(self._servers):
+            self.drop(name)
 
-    def start(self, spec: Spec, on_progress: Callable[[float, str], None] | None = None) -> None:
+    def start(self, name: Name, on_progress: Callable[[float, str], None] | None = None) -> None:
         """Start the server of a variant and put it to sleep.
 
         Raises:
             EngineError: It does not start.
         """
-        server = Server(_serve_options(spec, self._options))
-        self._servers[spec] = server
+        server = Server(self._serve_options(name))
+        self._servers[name] = server
         with _variables(_ENVIRONMENT):
             server.start()
         server.wait_ready(_START_SECONDS, on_progress)
         _send(server, signal.SIGSTOP)
 
     @contextlib.contextmanager
-    def awake(self, spec: Spec) -> Iterator[Server]:
+    def awake(self, name: Name) -> Iterator[Server]:
         """Let the server of a variant run inside the block.
 
         Raises:
             EngineError: A request failed, or the server died.
         """
-        server = self._servers[spec]
+        server = self._servers[name]
         _send(server, signal.SIGCONT)
         try:
             yield server
@@ -104,9 +112,9 @@ class Engines:
         finally:
             _send(server, signal.SIGSTOP)
 
-    def drop(self, spec: Spec) -> None:
+    def drop(self, name: Name) -> None:
         """Stop the server of a variant for good."""
-        server = self._servers.pop(spec, None)
+        server = self._servers.pop(name, None)
         if server is not None:
             _send(server, signal.SIGCONT)  # a sleeping process does not hear that it should end
             server.stop()
@@ -129,7 +137,7 @@ class EngineBenchmark:
             pieces: What to run, in this order.
             on_step: Called before each step with what it is.
         """
-        with Engines(self.options) as engines:
+        with Engines(self._serve_options) as engines:
             for spec in self.specs:
                 on_step(f"loading the engine: {spec}")
                 with self._leaving_out(engines, spec):
@@ -140,11 +148,14 @@ class EngineBenchmark:
                     with self._leaving_out(engines, spec):
                         self._measure(engines, spec, piece)
 
+    def _serve_options(self, spec: Spec) -> ServeOptions:
+        return _serve_options(spec, self.options)
+
     def _left(self) -> list[Spec]:
         return [spec for spec in self.specs if spec not in self.left_out]
 
     @contextlib.contextmanager
-    def _leaving_out(self, engines: Engines, spec: Spec) -> Iterator[None]:
+    def _leaving_out(self, engines: Engines[Spec], spec: Spec) -> Iterator[None]:
         """Leave the variant out from now on if the block fails."""
         try:
             yield
@@ -152,7 +163,7 @@ class EngineBenchmark:
             self.left_out[spec] = str(error)
             engines.drop(spec)
 
-    def _measure(self, engines: Engines, spec: Spec, piece: Piece) -> None:
+    def _measure(self, engines: Engines[Spec], spec: Spec, piece: Piece) -> None:
         with engines.awake(spec) as server:
             client = EngineClient(
                 base_url=server.base_url,

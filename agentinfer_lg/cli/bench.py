@@ -14,6 +14,7 @@ from agentinfer_lg.cli import (
     bench_retrieval,
     bench_sam,
     bench_sched,
+    bench_sched_engine,
     bench_verification,
 )
 
@@ -26,6 +27,7 @@ bench_engine.register(app)
 bench_verification.register(app)
 bench_calibration.register(app)
 bench_sched.register(app)
+bench_sched_engine.register(app)
 
 
 @app.callback()

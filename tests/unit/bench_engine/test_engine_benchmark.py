@@ -174,7 +174,7 @@ class TestAwake:
     def test_servers_sleep_unless_they_are_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sent: list[tuple[int, signal.Signals]] = []
         monkeypatch.setattr(engine_module.os, "killpg", lambda group, number: sent.append((group, number)))
-        with Engines(EngineOptions(model="folder")) as engines:
+        with Engines(lambda name: ServeOptions(model=name)) as engines:
             engines.start("none")
             engines._servers["none"].pid = 42  # type: ignore[misc]
             with engines.awake("none"):

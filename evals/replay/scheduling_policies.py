@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +24,9 @@ class Policy:
 
 def agentsched(clock: Callable[[], float], parts: dict[str, Any]) -> Any:  # Any: objects of vLLM
     """Return AgentSched on simulated time."""
-    module = importlib.import_module("agentinfer_lg.serving.sched.scheduler")
-    scheduler = module.make_scheduler(**parts)
+    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+
+    scheduler = make_scheduler(**parts)
     scheduler.clock = clock
     return scheduler
 
@@ -42,7 +41,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
 
 def policy_names() -> tuple[str, ...]:
     """Return all names: the others' policies, then ours."""
-    return (*SCHEDULERS, *(OURS if _ours_there() else ()))
+    return (*SCHEDULERS, *OURS)
 
 
 def find_policy(name: str) -> Policy:
@@ -51,13 +50,9 @@ def find_policy(name: str) -> Policy:
     Raises:
         UserInputError: There is none of that name.
     """
-    if name in OURS and _ours_there():
+    if name in OURS:
         return Policy(name=name, make=agentsched, settings=OURS[name])
     if name in SCHEDULERS:
         return Policy(name=name, make=SCHEDULERS[name])
     msg = f"there is no policy {name!r}; there are {', '.join(policy_names())}"
     raise UserInputError(msg)
-
-
-def _ours_there() -> bool:
-    return importlib.util.find_spec("agentinfer_lg.serving.sched.scheduler") is not None

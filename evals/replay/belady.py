@@ -13,6 +13,7 @@ the same times. A policy that admits them at other times can do better.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -80,21 +81,24 @@ def hit_tokens(
     tree = _Tree()
     prompts = [np.asarray(call.block_ids, dtype=np.int64) for call in calls]
     contexts = _contexts(calls, prompts, block_size)
-    for ids in (*prompts, *contexts):
+    # the last token is always computed, so the last block of a prompt that fills its blocks is never a hit
+    useful = [
+        ids[: max(0, call.prompt_tokens - 1) // block_size] for ids, call in zip(prompts, calls, strict=True)
+    ]
+    for ids in (*useful, *prompts, *contexts):
         tree.insert(ids)
     paths = [tree.path(ids) for ids in prompts]
-    for index, path in enumerate(paths):
-        for node in path:
+    for index, ids in enumerate(useful):
+        for node in tree.path(ids):
             node.uses.append(index)
     added = [tree.path(context)[len(path) :] for context, path in zip(contexts, paths, strict=True)]
     cache = _Cache(blocks, policy)
     hits = np.zeros(len(calls), dtype=np.int64)
     for index, admission in _events(calls):
         if admission:
-            most = max(0, calls[index].prompt_tokens - 1) // block_size
-            hits[index] = min(cache.admit(paths[index], index), most) * block_size
+            hits[index] = min(cache.admit(paths[index]), len(useful[index])) * block_size
         else:
-            cache.finish(paths[index], added[index], index)
+            cache.finish(paths[index], added[index])
     return hits
 
 
@@ -134,8 +138,6 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
     uses: list[int] = field(default_factory=list)
     """Calls whose prompt contains it."""
-    used: int = 0
-    """How many of `uses` are over."""
     holders: int = 0
     """Running calls that use it."""
     cached: int = 0
@@ -191,22 +193,23 @@ class _Cache:
         self._policy = policy
         self._stored = 0
         self._releases = 0
+        self._admitted = -1
         self._evictable: list[tuple[int, int, int, _Node]] = []
         self._pushed = 0
 
-    def admit(self, path: Sequence[_Node], index: int) -> int:
+    def admit(self, path: Sequence[_Node]) -> int:
         """Hold a call's blocks, store the missing ones, and return how many were there from the beginning."""
+        self._admitted += 1
         hits, whole = 0, True
         for node in path:
             node.holders += 1
-            node.used += 1
             if whole:
                 hits += node.cached
                 whole = node.cached == len(node.ids)
         self._store(path)
         return hits
 
-    def finish(self, path: Sequence[_Node], added: Sequence[_Node], index: int) -> None:
+    def finish(self, path: Sequence[_Node], added: Sequence[_Node]) -> None:
         """Store the blocks of a call's output and let go of all its blocks."""
         for node in added:
             node.holders += 1
@@ -222,7 +225,8 @@ class _Cache:
         if self._policy == "lru":
             node.rank = self._releases
         else:
-            node.rank = -(node.uses[node.used] if node.used < len(node.uses) else NEVER)
+            later = bisect_right(node.uses, self._admitted)
+            node.rank = -(node.uses[later] if later < len(node.uses) else NEVER)
         self._pushed += 1
         heapq.heappush(self._evictable, (node.rank, -node.depth, self._pushed, node))
 

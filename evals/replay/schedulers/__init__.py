@@ -110,6 +110,14 @@ SCHEDULERS: dict[str, SchedulerEntry] = {
             factory="ThunderAgent",
             options={"decay": "resume"},
         ),
+        SchedulerEntry(
+            name="thunderagent-tuned",
+            title="ThunderAgent (tuned)",
+            source="as thunderagent, with --acting-token-weight 0.5",
+            module=f"{_PACKAGE}.thunderagent",
+            factory="ThunderAgent",
+            options={"acting_weight": 0.5},
+        ),
     )
 }
 """All schedulers by name."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.replay.scheduling_figures import hit_rate
+from agentinfer_lg.evals.replay.scheduling_policies import OURS
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.replay.scheduling import Cell
@@ -90,6 +91,20 @@ def _lambda(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
     axes[1].set_xlabel("simulated time, s")
 
 
+def _style(cell: Cell, group: Sequence[Cell]) -> dict[str, Any]:  # Any: properties of matplotlib's lines
+    """Ours are black and thick, and differ by their dashes; the others differ by colour."""
+    ours = [each.case.policy for each in group if each.case.policy in OURS]
+    if cell.case.policy in ours:
+        dashes = ("solid", "dashed", "dotted", "dashdot")
+        return {
+            "color": "black",
+            "linewidth": 1.8,
+            "linestyle": dashes[ours.index(cell.case.policy) % len(dashes)],
+        }
+    others = [each.case.policy for each in group if each.case.policy not in OURS]
+    return {"color": f"C{others.index(cell.case.policy) % 10}", "linewidth": 1}
+
+
 def _figures(cell: Cell, name: str) -> list[float]:
     """One figure over time; empty where the scheduler has none of that name."""
     found = [sample.figures.get(name) for sample in cell.measured.samples]
@@ -107,7 +122,7 @@ def _hit_rates(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
         place = np.digitize(tokens, EDGES[1:-1])
         rates = [hit_rate(tokens[place == number], hits[place == number]) for number in range(len(names))]
         values = [float("nan") if rate is None else rate for rate in rates]
-        axes[0].plot(names, values, marker="o", markersize=3, label=cell.case.policy, linewidth=1)
+        axes[0].plot(names, values, marker="o", markersize=3, label=cell.case.policy, **_style(cell, group))
     axes[0].set_ylabel("hit rate")
     axes[0].set_xlabel("prompt, thousands of tokens")
     axes[0].set_ylim(0, 1)
@@ -119,7 +134,7 @@ def _completion(group: Sequence[Cell], axes: Sequence[Axes]) -> None:
     for cell in group:
         seconds = np.sort(np.array(list(cell.measured.completion.values())))
         share = np.arange(1, len(seconds) + 1) / len(seconds)
-        axes[0].step(seconds, share, where="post", label=cell.case.policy, linewidth=1)
+        axes[0].step(seconds, share, where="post", label=cell.case.policy, **_style(cell, group))
     axes[0].set_ylabel("share of sessions")
     axes[0].set_xlabel("completion time, s")
     axes[0].set_xscale("log")

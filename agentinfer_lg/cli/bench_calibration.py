@@ -15,7 +15,7 @@ from agentinfer_lg.errors import UserInputError
 if TYPE_CHECKING:
     from agentinfer_lg.evals.roofline_fit import Fit, StepTime
 
-__all__ = ("register",)
+__all__ = ("read_config", "register")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,9 @@ def calibration(
     options = CalibrationOptions(
         model=str(folder), repeats=repeats, steps=steps, kv_cache_gib=kv_cache_gib, dtype=dtype
     )
-    facts = model_hardware(_config(folder), name=folder.name, kv_tokens=0, step_tokens=options.step_tokens)
+    facts = model_hardware(
+        read_config(folder), name=folder.name, kv_tokens=0, step_tokens=options.step_tokens
+    )
     with stop_on_signals(), step_progress(repeats + 1) as on_step:
         measured = measure_steps(options, on_step=on_step)
     fit = fit_machine(measured, facts)
@@ -54,7 +56,12 @@ def calibration(
         _write(json_file, measured, fit, model=folder.name)
 
 
-def _config(folder: Path) -> dict[str, Any]:  # Any: JSON
+def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
+    """Read a model's config.json.
+
+    Raises:
+        UserInputError: It is not there, or not JSON.
+    """
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

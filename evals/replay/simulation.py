@@ -88,6 +88,10 @@ class SimulationResult:
     samples: list[Sample] = field(default_factory=list)
     seconds: float = 0.0
     steps: int = 0
+    busy_seconds: float = 0.0
+    """Time in which the engine computed."""
+    prefill_seconds: float = 0.0
+    """The part of it that went to steps with prefill."""
     figures: dict[str, float] = field(default_factory=dict)
     """The scheduler's own counters at the end."""
 
@@ -250,7 +254,11 @@ class _Replay:
             ready = computed >= request.num_tokens
             left = request.max_tokens - request.num_output_tokens
             sampled.append(self._zeros[: min(steps, left)] if ready else [])
-        self.now += self._hardware.step_seconds(work, steps=steps)
+        seconds = self._hardware.step_seconds(work, steps=steps)
+        self.now += seconds
+        self._result.busy_seconds += seconds
+        if any(new > 1 for new, _ in work):
+            self._result.prefill_seconds += seconds
         self._result.steps += steps
         self.scheduler.update_from_output(output, _runner_output(names, sampled))
         self._note_progress(names)

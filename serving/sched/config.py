@@ -58,6 +58,16 @@ class SchedConfig:
     """Wait after which a request comes first, whatever its score."""
     hard_pin_share: float = 0.3
     """Most of the cache that retention `hard` may hold by force."""
+    round_share: float = 0.8
+    """Share of a round of all sessions that the bound on waits grows to, where the engine is overloaded; 0: never."""
+    keep_seconds: float = 30.0
+    """At the highest price, a short context is kept while its session is expected back within this time."""
+    reserve_share: float = 0.1
+    """Share of the cache that is never kept for idle sessions."""
+    prefill_chunk_tokens: int = 2048
+    """Most tokens of one prompt per step while other requests wait; 0: vLLM's limit."""
+    long_prefill_tokens: int = 4096
+    """Uncached tokens from which on a prompt is long; only one such is computed at a time."""
     default_gap_seconds: float = 10.0
     """Expected time until a session returns, where neither a hint nor experience tells."""
     max_gap_seconds: float = 300.0
@@ -105,6 +115,11 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "hysteresis": (0, 1, False),
     "max_wait_seconds": (0, math.inf, True),
     "hard_pin_share": (0, 0.9, False),
+    "round_share": (0, 10, False),
+    "keep_seconds": (0, math.inf, True),
+    "reserve_share": (0, 0.9, False),
+    "prefill_chunk_tokens": (0, math.inf, False),
+    "long_prefill_tokens": (0, math.inf, True),
     "default_gap_seconds": (0, math.inf, True),
     "max_gap_seconds": (0, math.inf, True),
 }

@@ -2,7 +2,8 @@
 
 Hints travel as flat scalars in the request field `vllm_xargs`, which vLLM hands to the scheduler and to the proposer.
 They are sent only to servers that understand them (`EndpointSettings.hints`), because others may reject the field. An
-engine that finds no hints falls back to what it can see; one that finds a hint of the wrong type ignores and counts it.
+engine that finds no hints falls back to what it can see; one that finds a hint of the wrong type or size ignores and
+counts it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-__all__ = ("AgentRole", "ParsedHints", "SessionHints", "parse_hints")
+__all__ = ("MAX_NUMBER", "MAX_TEXT", "AgentRole", "ParsedHints", "SessionHints", "parse_hints")
 
 AgentRole = Literal["plan", "think", "progress", "distill", "filter", "qa", "write", "prewarm"]
 """What a request is for."""
+
+MAX_TEXT = 1024
+"""Most characters of a hint that is a text."""
+MAX_NUMBER = 1_000_000_000
+"""A hint that is a number is below it."""
 
 _WIRE_NAMES = {
     "session_id": "session_id",
@@ -98,14 +104,14 @@ def _read(name: str, value: object) -> object | None:
     """Return `value` as the field `name` wants it, or None if it cannot be."""
     match name:
         case "session_id" | "tenant":
-            return value if isinstance(value, str) else None
+            return value if isinstance(value, str) and len(value) <= MAX_TEXT else None
         case "role":
             return value if value in get_args(AgentRole) else None
         case "turn" | "output_tokens":
-            return value if _is_int(value) and value >= 0 else None  # type: ignore[operator]
+            return value if _is_int(value) and 0 <= value < MAX_NUMBER else None  # type: ignore[operator]
         case "tool_seconds":
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            return float(value) if number and 0 <= value < 1e9 else None  # type: ignore[arg-type, operator]
+            return float(value) if number and 0 <= value < MAX_NUMBER else None  # type: ignore[arg-type, operator]
         case _:  # final, supersedes; vLLM turns a JSON bool into 0 or 1
             return bool(value) if isinstance(value, int) and value in (0, 1) else None
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.hints import AgentRole, SessionHints, parse_hints
+from agentinfer_lg.hints import MAX_NUMBER, MAX_TEXT, AgentRole, SessionHints, parse_hints
 
 _hints = st.builds(
     SessionHints,
@@ -72,10 +72,12 @@ def test_no_hints(xargs: Any) -> None:
         ("session_id", 7),
         ("session_id", None),
         ("session_id", ["s"]),
+        ("session_id", "s" * (MAX_TEXT + 1)),
         ("agent_turn", True),
         ("agent_turn", -1),
         ("agent_turn", 1.0),
         ("agent_turn", "1"),
+        ("agent_turn", MAX_NUMBER),
         ("agent_role", "Think"),
         ("agent_role", ""),
         ("agent_role", ["think"]),
@@ -91,6 +93,7 @@ def test_no_hints(xargs: Any) -> None:
         ("agent_output_tokens", False),
         ("agent_output_tokens", -5),
         ("agent_output_tokens", 2.5),
+        ("agent_output_tokens", 2**63 - 1),
         ("agent_final", 2),
         ("agent_final", 1.0),
         ("agent_final", "true"),
@@ -99,6 +102,7 @@ def test_no_hints(xargs: Any) -> None:
         ("agent_supersedes", [1]),
         ("agent_tenant", 3),
         ("agent_tenant", {"name": "a"}),
+        ("agent_tenant", "t" * 10_000_000),
     ],
 )
 def test_a_bad_hint_is_ignored_counted_and_harms_no_other(wire: str, bad: object) -> None:

@@ -8,8 +8,8 @@ same workloads go through the replay, with the same KV cache on a machine that w
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -159,7 +159,7 @@ def _another_process() -> ProcessPoolExecutor:
 
 
 def _quieten() -> None:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it tells about devices that a replay does not need
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it tells about devices that a replay does not need
 
 
 def _predict(policy: Policy, workload: Workload, options: SchedEngineOptions) -> Measured:

@@ -101,7 +101,6 @@ class FakeWorker:
         for name in step.finished_req_ids:
             self._requests.pop(name, None)
         for new in step.scheduled_new_reqs:
-            assert new.req_id not in self._requests, f"{new.req_id} is new, but was here before"
             self._requests[new.req_id] = WorkerRequest(
                 list(new.prompt_token_ids), list(new.block_ids[0]), new.num_computed_tokens
             )
@@ -123,9 +122,7 @@ class FakeWorker:
         """Compute `scheduled` tokens, the last of which are drafts; return the tokens that follow, if any."""
         known = len(request.tokens)
         end = request.computed + scheduled
-        # With overlapping steps the scheduler knows only how many drafts there are, not which.
-        drafts = request.draft[: len(drafted)] if self._overlap else list(drafted)
-        assert len(drafts) == len(drafted)
+        drafts = self._drafts(request, drafted)
         assert end - len(drafts) <= known, "more tokens are scheduled than there are"
         text = (request.tokens + drafts)[:end]
         slots = self._slots(request.blocks, end)
@@ -140,6 +137,12 @@ class FakeWorker:
         request.tokens += sampled
         request.draft = self._propose(request.tokens)
         return sampled
+
+    def _drafts(self, request: WorkerRequest, scheduled: Sequence[int]) -> list[int]:
+        if not self._overlap:
+            return list(scheduled)
+        # The scheduler knows only how many drafts there are, and adds some to requests that have none yet.
+        return (request.draft + [UNWRITTEN] * len(scheduled))[: len(scheduled)]
 
     def _slots(self, blocks: Sequence[int], tokens: int) -> np.ndarray:
         positions = np.arange(tokens)

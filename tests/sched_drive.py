@@ -10,16 +10,44 @@ After every step it compares what the scheduler says of itself with what is true
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from fake_worker import FakeWorker
 
-__all__ = ("BLOCK_SIZE", "STEP_SECONDS", "SchedulerDrive")
+__all__ = ("BLOCK_SIZE", "STEP_SECONDS", "Grammar", "SchedulerDrive")
 
 BLOCK_SIZE = 4
 STEP_SECONDS = 0.02
+
+
+class Grammar:
+    """Stands in for a grammar, and for the request of one: everything conforms once it is compiled."""
+
+    reasoning_ended = True
+
+    def __init__(self) -> None:
+        self.compiled = False
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """As vLLM asks whether it is compiled."""
+        return self if self.compiled else None
+
+    def accept_tokens(self, *_: Any) -> bool:
+        """Let every token pass."""
+        return True
+
+    def validate_tokens(self, tokens: list[int]) -> list[int]:
+        """Let every draft pass."""
+        return tokens
+
+    def is_terminated(self) -> bool:
+        """Never end early."""
+        return False
 
 
 class SchedulerDrive:
@@ -52,7 +80,7 @@ class SchedulerDrive:
             blocks=blocks,
             overlap=overlap,
             draft_tokens=draft_tokens,
-            settings=settings,
+            settings=json.dumps(dict(settings or {}), sort_keys=True),
             max_model_len=max_model_len,
             step_tokens=step_tokens,
             max_seqs=max_seqs,
@@ -89,6 +117,8 @@ class SchedulerDrive:
         *,
         tokens: int,
         hints: Mapping[str, Any] | None = None,  # Any: what a client sends, right or wrong
+        grammar: Grammar | None = None,
+        resumable: bool = False,
     ) -> None:
         """Hand a request to the scheduler.
 
@@ -97,7 +127,11 @@ class SchedulerDrive:
             prompt: Token ids.
             tokens: Tokens to generate.
             hints: Session hints on the wire.
+            grammar: What its text must conform to; it waits until the grammar is compiled.
+            resumable: Whether the prompt comes in pieces; the next piece comes under the same name.
         """
+        from vllm.v1.request import RequestStatus
+
         from agentinfer_lg.evals.replay.engine_parts import make_request
 
         request = make_request(
@@ -108,7 +142,13 @@ class SchedulerDrive:
             xargs=hints,
             hasher=self._hasher,
         )
-        self.texts[name] = []
+        if grammar is not None:
+            request.structured_output_request = grammar
+            request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
+        if resumable:
+            request.resumable = True
+            request.streaming_queue = deque()
+        self.texts.setdefault(name, [])
         self._arrivals[name] = self.now
         self.live.add(name)
         self.scheduler.add_request(request)
@@ -168,8 +208,9 @@ class SchedulerDrive:
         """Fail if a request is lost, or if a block is neither free nor held, or both."""
         scheduler = self.scheduler
         if not scheduler.pause_state:  # while it is paused, vLLM counts what still runs
-            assert scheduler.get_num_unfinished_requests() == len(self.live)
-            assert scheduler.has_unfinished_requests() == bool(self.live)
+            unfinished = len(self.live) - scheduler.num_waiting_for_streaming_input
+            assert scheduler.get_num_unfinished_requests() == unfinished
+            assert scheduler.has_unfinished_requests() == bool(unfinished)
         assert set(scheduler.requests) == self.live
         assert sum(scheduler.get_request_counts()) == len(self.live)
         pool = scheduler.kv_cache_manager.block_pool
@@ -198,7 +239,7 @@ class SchedulerDrive:
         for batch in batches.values():
             for output in batch.outputs:
                 self.texts[output.request_id] += output.new_token_ids
-                if output.finish_reason is not None:
+                if output.finish_reason is not None and output.request_id not in self.scheduler.requests:
                     self.reasons[output.request_id] = str(output.finish_reason)
                     self.live.discard(output.request_id)
         if self._draft_tokens and not self._overlap and step.total_num_scheduled_tokens:
@@ -206,17 +247,23 @@ class SchedulerDrive:
         self.check()
 
 
+@cache
 def scheduler_parts(
     *,
     blocks: int,
     overlap: bool,
     draft_tokens: int,
-    settings: Mapping[str, Any] | None,
+    settings: str,
     max_model_len: int,
     step_tokens: int,
     max_seqs: int,
 ) -> dict[str, Any]:
-    """Return the keyword arguments with which vLLM makes a scheduler."""
+    """Return the keyword arguments with which vLLM makes a scheduler; schedulers may share them.
+
+    Args:
+        blocks: As for `SchedulerDrive`, like all the others.
+        settings: As JSON.
+    """
     from agentinfer_lg.evals.replay.engine_parts import make_scheduler_parts
 
     parts = make_scheduler_parts(
@@ -225,7 +272,7 @@ def scheduler_parts(
         max_model_len=max_model_len,
         step_tokens=step_tokens,
         max_seqs=max_seqs,
-        additional_config={"agentinfer": {"sched": dict(settings)}} if settings else None,
+        additional_config={"agentinfer": {"sched": json.loads(settings)}},
         asynchronous=overlap,
     )
     if draft_tokens:

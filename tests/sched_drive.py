@@ -230,9 +230,21 @@ class SchedulerDrive:
             self.waited[new.req_id] = self.now - self._arrivals[new.req_id]
             self.hit_tokens += new.num_computed_tokens
         self.preemptions += len(step.preempted_req_ids or ())
+        if not step.total_num_scheduled_tokens and not self._in_flight:
+            assert self.scheduler.pause_state or not self._ready(), (
+                "the engine is idle although requests wait"
+            )
         self._in_flight.append((step, self.worker.execute(step)))
         self.check()
         return int(step.total_num_scheduled_tokens)
+
+    def _ready(self) -> list[str]:
+        """Return the requests that wait for nothing but the scheduler."""
+        return [
+            name
+            for name, request in self.scheduler.requests.items()
+            if request.status.name in ("WAITING", "PREEMPTED")
+        ]
 
     def _deliver(self, step: Any, result: Any) -> None:
         batches = self.scheduler.update_from_output(step, result)

@@ -79,9 +79,7 @@ def make_scheduler_parts(
     groups = [KVCacheGroupSpec(["layer"], spec)]
     return {
         "vllm_config": config,
-        "kv_cache_config": KVCacheConfig(
-            num_blocks=blocks + 1, kv_cache_tensors=[], kv_cache_groups=groups
-        ),
+        "kv_cache_config": KVCacheConfig(num_blocks=blocks + 1, kv_cache_tensors=[], kv_cache_groups=groups),
         "structured_output_manager": StructuredOutputManager(config),
         "block_size": block_size,
         "log_stats": True,

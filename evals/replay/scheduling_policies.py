@@ -31,12 +31,19 @@ def agentsched(clock: Callable[[], float], parts: dict[str, Any]) -> Any:  # Any
     return scheduler
 
 
+_EXACT = {"overhead_share": 0.0}
+"""Every step is planned: how long planning takes on this machine must not matter on simulated time."""
+
 OURS: Mapping[str, Mapping[str, Any]] = {
-    "agentsched": {},
-    "agentsched-order": {"retention": "off", "admission": False, "victims": False},
-    "agentsched-retention": {"admission": False},
+    "agentsched": _EXACT,
+    "agentsched-order": {**_EXACT, "retention": "off", "admission": False, "victims": False},
+    "agentsched-retention": {**_EXACT, "admission": False},
+    "agentsched-throughput": {**_EXACT, "max_wait_seconds": 1800.0, "round_share": 0.0},
+    "agentsched-adaptive": {**_EXACT, "tuning": "adaptive"},
+    "agentsched-hard": {**_EXACT, "retention": "hard"},
 }
-"""AgentSched as it is by default, its order alone, and order with retention; by settings."""
+"""AgentSched by settings: as it is by default; its order alone; order with retention; with the bound on waits that
+ThunderAgent has; with a self-tuned price; with hard pins."""
 
 
 def policy_names() -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def build_workload(
     sessions_per_place: float = 2.0,
     one_shots: float = 3.0,
     gap_scale: float = 1.0,
-    max_gap_seconds: float = 300.0,
+    max_gap_seconds: float = 60.0,
     max_tokens: int = 131_072,
     max_calls: int = 40,
     seed: int = 0,

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Protocol
 
 __all__ = ("Claim", "admit", "wait_bound")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Protocol):
     """What a waiting request would take."""
 
     need_blocks: int
     """New blocks."""
     hit_blocks: int
     """Cached blocks."""
-    must: bool = False
-    """It has waited long enough, or has started before."""
+    must: bool
+    """It has waited long enough, or was preempted."""
 
 
 def admit(
-    claims: Iterable[Claim], *, free_blocks: int, spare_blocks: int, long_blocks: int, long_running: bool, idle: bool
+    claims: Iterable[Claim],
+    *,
+    free_blocks: int,
+    spare_blocks: int,
+    long_blocks: int,
+    long_running: bool,
+    idle: bool,
 ) -> list[bool]:
     """Return for each request whether it may start, in the order in which they would.
 
@@ -40,36 +45,46 @@ def admit(
     decisions: list[bool] = []
     blocked = False
     for claim in claims:
-        long = claim.need_blocks >= long_blocks
-        fits = claim.need_blocks + claim.hit_blocks <= free_blocks
-        wanted = claim.must or claim.need_blocks <= max(spare_blocks, claim.hit_blocks) or idle
+        need = claim.need_blocks
+        total = need + claim.hit_blocks
+        long = need >= long_blocks
+        fits = total <= free_blocks or idle  # an idle engine can do no better than to try
+        wanted = claim.must or need <= spare_blocks or need <= claim.hit_blocks or idle
         may = fits and wanted and not blocked and not (long and long_running)
         blocked = blocked or (claim.must and not fits)  # or what it needs would go to others for ever
         decisions.append(may)
         if may:
             idle = False
             long_running = long_running or long
-            free_blocks -= claim.need_blocks + claim.hit_blocks
-            spare_blocks -= claim.need_blocks
+            free_blocks -= total
+            spare_blocks -= need
     return decisions
 
 
 def wait_bound(
-    *, max_wait_seconds: float, round_share: float, contexts: int, tokens: float, tokens_per_second: float
+    *,
+    max_wait_seconds: float,
+    round_share: float,
+    context_tokens: int,
+    cache_tokens: int,
+    tokens_per_second: float,
 ) -> float:
     """Return the wait after which a request comes first.
 
-    A fixed bound cannot hold when all sessions together are more than the engine can serve in that time: every request
-    would exceed it, and first come, first served would be left, which is what makes a cache thrash. Then the bound is a
-    share of a round: the time in which the engine could compute every known context once, from the beginning.
+    A fixed bound cannot hold when the sessions together are more than the engine can serve in that time: every request
+    would exceed it, and first come, first served would be left, which is what makes a cache thrash. While the contexts do
+    not fit into the cache, the bound is therefore a share of a round: the time in which the engine could compute every
+    context once, from the beginning. That is how long requests wait when they are served in turn.
 
     Args:
         max_wait_seconds: The operator's bound.
         round_share: Share of a round; 0: `max_wait_seconds` always holds.
-        contexts: Number of sessions with a request at present or expected back.
-        tokens: Tokens of all their contexts together.
+        context_tokens: Tokens of the contexts of all sessions that are here or expected back.
+        cache_tokens: Tokens that the cache holds.
         tokens_per_second: Measured speed of prefill; 0: not known yet.
     """
-    if contexts < 2 or tokens_per_second <= 0:
+    if context_tokens <= cache_tokens or tokens_per_second <= 0:
         return max_wait_seconds
-    return max(max_wait_seconds, round_share * tokens / tokens_per_second)
+    # from twice the cache on, a session served in turn finds nothing any more
+    thrashing = min(1.0, 2.0 * (1.0 - cache_tokens / context_tokens))
+    return max(max_wait_seconds, round_share * thrashing * context_tokens / tokens_per_second)

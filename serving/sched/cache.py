@@ -7,7 +7,6 @@ pin), given up by moving them to the front, or held by force by counting as thei
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ("Block", "BlockCache", "CachedContext")
@@ -16,13 +15,22 @@ Block = Any  # a KVCacheBlock of vLLM
 Request = Any  # a Request of vLLM
 
 
-@dataclass(slots=True)
 class CachedContext:
     """Blocks of a context whose request has ended, as long as they still hold it."""
 
-    blocks: list[Block] = field(default_factory=list)
-    hashes: list[Any] = field(default_factory=list)
-    """What each block held when the request ended: a block that holds something else is not ours any more."""
+    __slots__ = ("all_ids", "blocks", "hashes")
+
+    def __init__(self, blocks: Sequence[Block] = (), hashes: Sequence[Any] = ()) -> None:
+        """Remember a context.
+
+        Args:
+            blocks: Its blocks, from the beginning.
+            hashes: What each holds now: a block that holds something else is not ours any more.
+        """
+        self.blocks = list(blocks)
+        self.hashes = list(hashes)
+        self.all_ids = [block.block_id for block in self.blocks]
+        """Ids of all blocks that were ever part of it."""
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -43,6 +51,17 @@ class CachedContext:
             del self.blocks[low:]
             del self.hashes[low:]
         return low
+
+    def beyond(self, other: CachedContext) -> CachedContext:
+        """Return the blocks that are not in `other`."""
+        theirs = set(other.all_ids)
+        kept = [pair for pair in zip(self.blocks, self.hashes, strict=True) if pair[0].block_id not in theirs]
+        return CachedContext([block for block, _ in kept], [held for _, held in kept])
+
+    def joined(self, other: CachedContext) -> CachedContext:
+        """Return these blocks and those that only `other` has."""
+        more = other.beyond(self)
+        return CachedContext([*self.blocks, *more.blocks], [*self.hashes, *more.hashes])
 
 
 class BlockCache:
@@ -69,6 +88,8 @@ class BlockCache:
         )
         self.caching: bool = bool(manager.enable_caching)
         """Whether there is a prefix cache at all."""
+        self.simple: bool = self.caching and self._bisect
+        """Whether all layers attend to everything, so that a cached context is a beginning of it."""
 
     @property
     def _pool(self) -> Any:
@@ -108,9 +129,16 @@ class BlockCache:
         return low
 
     def context_of(self, request: Request) -> CachedContext:
-        """Return the cached blocks that a running request holds; to be called before they are freed."""
+        """Return the cached blocks that a running request holds; to be called before they are freed.
+
+        Of a model with several kinds of attention nothing is returned: what it keeps of a context is no beginning.
+        """
+        if not self.simple:
+            return CachedContext()
         found = self._manager.get_blocks(request.request_id).blocks
-        blocks = [block for group in found for block in group if block.block_hash is not None and not block.is_null]
+        blocks = [
+            block for group in found for block in group if block.block_hash is not None and not block.is_null
+        ]
         return CachedContext(blocks, [block.block_hash for block in blocks])
 
     def refresh(self, context: CachedContext) -> int:
@@ -121,10 +149,14 @@ class BlockCache:
         return len(idle)
 
     def demote(self, blocks: Sequence[Block], hashes: Sequence[Any]) -> int:
-        """Let blocks be evicted first, the last one before the others; return the number of blocks moved."""
-        idle = [
-            block for block, held in zip(blocks, hashes, strict=True) if block.ref_cnt == 0 and block.block_hash == held
-        ]
+        """Let blocks be evicted first, the last one before the others; return the number of blocks moved.
+
+        Args:
+            blocks: Blocks of a context.
+            hashes: What they should hold; others are left alone.
+        """
+        pairs = zip(blocks, hashes, strict=True)
+        idle = [block for block, held in pairs if block.ref_cnt == 0 and block.block_hash == held]
         queue = self._pool.free_block_queue
         for block in idle:
             queue.remove(block)

@@ -46,19 +46,19 @@ class SchedConfig:
     """Highest price that pressure adds to a needed block."""
     gain: float = 4.0
     """How steeply the price rises with pressure (k)."""
-    proportional: float = 0.5
+    proportional: float = 0.3
     """Weight of the present error in the smoothed price."""
-    integral: float = 0.1
+    integral: float = 0.02
     """Weight of the errors so far."""
-    smoothing: float = 0.2
+    smoothing: float = 0.3
     """Weight of the newest pressure in its moving average (beta)."""
     hysteresis: float = 0.05
     """Share of `lambda_max` below which a change of the price is ignored."""
-    max_wait_seconds: float = 60.0
+    max_wait_seconds: float = 20.0
     """Wait after which a request comes first, whatever its score."""
     hard_pin_share: float = 0.3
     """Most of the cache that retention `hard` may hold by force."""
-    round_share: float = 0.8
+    round_share: float = 0.9
     """Share of a round of all sessions that the bound on waits grows to, where the engine is overloaded; 0: never."""
     keep_seconds: float = 30.0
     """At the highest price, a short context is kept while its session is expected back within this time."""
@@ -68,6 +68,8 @@ class SchedConfig:
     """Most tokens of one prompt per step while other requests wait; 0: vLLM's limit."""
     long_prefill_tokens: int = 4096
     """Uncached tokens from which on a prompt is long; only one such is computed at a time."""
+    overhead_share: float = 0.02
+    """Most of the time that planning may take; with many waiting requests not every step is planned. 0: every one is."""
     default_gap_seconds: float = 10.0
     """Expected time until a session returns, where neither a hint nor experience tells."""
     max_gap_seconds: float = 300.0
@@ -120,6 +122,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "reserve_share": (0, 0.9, False),
     "prefill_chunk_tokens": (0, math.inf, False),
     "long_prefill_tokens": (0, math.inf, True),
+    "overhead_share": (0, 1, False),
     "default_gap_seconds": (0, math.inf, True),
     "max_gap_seconds": (0, math.inf, True),
 }

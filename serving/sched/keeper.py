@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext
@@ -15,17 +14,7 @@ from agentinfer_lg.serving.sched.retention import (
 )
 from agentinfer_lg.serving.sched.sessions import Session, SessionTable
 
-__all__ = ("Keeper", "KeeperCounts")
-
-
-@dataclass(slots=True)
-class KeeperCounts:
-    """What was done to cached blocks since the start."""
-
-    refreshes: int = 0
-    """Contexts moved out of the way of eviction."""
-    demotions: int = 0
-    """Contexts given up."""
+__all__ = ("Keeper",)
 
 
 @dataclass(slots=True)
@@ -49,18 +38,35 @@ class Keeper:
         settings: RetentionSettings,
         *,
         reserve_share: float,
+        pin_share: float,
     ) -> None:
+        """Keep contexts.
+
+        Args:
+            cache: Where they are.
+            sessions: Whose they are.
+            gaps: Tells when a session will be back.
+            settings: Settings of retention.
+            reserve_share: Share of the cache that is never kept for idle sessions.
+            pin_share: Most of the cache that may be pinned by force; 0: nothing is.
+        """
         self._cache = cache
         self._sessions = sessions
         self._gaps = gaps
         self._settings = settings
-        self._reserve_share = reserve_share
+        self._room = int(cache.total * (1.0 - reserve_share))
+        self._pin_room = int(cache.total * pin_share)
         self._kept: list[_Kept] = []
+        self._pinned: dict[Session, None] = {}  # in the order of pinning
         self._valued = -1.0
-        self.counts = KeeperCounts()
-        """What was done."""
         self.kept_blocks = 0
         """Blocks of the idle contexts that are worth keeping at present."""
+        self.pinned_blocks = 0
+        """Blocks that are pinned by force."""
+        self.refreshes = 0
+        """Contexts moved out of the way of eviction."""
+        self.demotions = 0
+        """Contexts given up."""
 
     def changed(self) -> None:
         """Note that a session came, went or ended: the next valuation is due at once."""
@@ -76,26 +82,31 @@ class Keeper:
         if 0.0 <= now - self._valued < self._SECONDS:
             return
         self._valued = now
-        found = [kept for session in self._sessions if session.idle and (kept := self._value(session, price, now))]
+        self._sessions.expire(now=now)
+        self._unpin_expired(now)
+        idle = (session for session in self._sessions if session.idle and session not in self._pinned)
+        found = [kept for session in idle if (kept := self._value(session, price, now))]
         found.sort(key=lambda kept: -kept.worth)
-        room = int(self._cache.total * (1.0 - self._reserve_share))
         self._kept, self.kept_blocks = [], 0
         for kept in found:
-            if self.kept_blocks + kept.blocks <= room:
+            if self.kept_blocks + kept.blocks <= self._room:
                 self._kept.append(kept)
                 self.kept_blocks += kept.blocks
 
     def _value(self, session: Session, price: float, now: float) -> _Kept | None:
         blocks = session.context.shrink()
         tokens = blocks * self._cache.block_size
-        remaining = self._gaps.remaining(session.kind, elapsed=now - session.ended, hint=session.hint)
+        remaining = self._remaining(session, now)
         if not blocks or remaining > keep_seconds(tokens, price=price, settings=self._settings):
             return None
         value = worth(IdleContext(tokens=tokens, remaining_seconds=remaining), self._settings)
         return _Kept(value, blocks, session)
 
+    def _remaining(self, session: Session, now: float) -> float:
+        return self._gaps.remaining(session.kind, elapsed=now - session.ended, hint=session.hint)
+
     def protect(self, blocks: int) -> None:
-        """Before `blocks` blocks are allocated: move kept contexts out of the way, as far as there are others to take.
+        """Before blocks are allocated: move kept contexts out of the way, as far as there are others to take.
 
         Args:
             blocks: Blocks that may be taken from the front of the list of free ones.
@@ -109,28 +120,68 @@ class Keeper:
         if not doomed:
             return
         spare = self._cache.free - self.kept_blocks
-        for candidate in reversed(self._kept):  # the least worthy are given up first, where the spare does not do
+        for candidate in reversed(self._kept):  # where the spare does not do, the least worthy are given up
             if spare >= blocks:
                 break
             spare += candidate.blocks
             doomed.discard(candidate.session)
-        for candidate in reversed(self._kept):
+        for candidate in reversed(self._kept):  # the most worthy last: it is then the last to be evicted
             if candidate.session in doomed:
                 self._cache.refresh(candidate.session.context)
-                self.counts.refreshes += 1
+                self.refreshes += 1
 
     def give_up(self, context: CachedContext) -> None:
         """Let a context that nobody will use again be evicted first, except for what other sessions share with it."""
-        if not len(context):
-            return
-        alone = [
-            (block, held)
-            for block, held in zip(context.blocks, context.hashes, strict=True)
-            if not self._sessions.owners(block)
-        ]
+        pairs = zip(context.blocks, context.hashes, strict=True)
+        alone = [(block, held) for block, held in pairs if not self._sessions.owners(block)]
         if self._cache.demote([block for block, _ in alone], [held for _, held in alone]):
-            self.counts.demotions += 1
+            self.demotions += 1
 
-    def kept_sessions(self) -> Sequence[Session]:
-        """Return the idle sessions worth keeping at present, the most worthy first."""
-        return [kept.session for kept in self._kept]
+    def pin(self, session: Session, *, price: float, now: float) -> None:
+        """Hold the context of an idle session by force, if it is worth that and there is room.
+
+        Args:
+            session: The session, just become idle.
+            price: Shadow price of a block as a share of the largest.
+            now: Monotonic time in seconds.
+        """
+        blocks = len(session.context)
+        if not self._pin_room or self.pinned_blocks + blocks > self._pin_room or not session.idle:
+            return
+        kept = self._value(session, price, now)
+        if kept is None:
+            return
+        self._cache.pin(session.context)
+        self._pinned[session] = None
+        self._count_pinned()
+        session.pinned_until = now + 2.0 * self._remaining(session, now) + 1.0
+
+    def unpin(self, session: Session) -> None:
+        """Let go of a session's context, if it is pinned."""
+        if session not in self._pinned:
+            return
+        del self._pinned[session]
+        self._cache.unpin(session.context)
+        self._count_pinned()
+        session.pinned_until = 0.0
+
+    def _count_pinned(self) -> None:
+        """Sessions may share blocks; each counts once."""
+        blocks = (block.block_id for session in self._pinned for block in session.context.blocks)
+        self.pinned_blocks = len(set(blocks))
+
+    def unpin_all(self) -> None:
+        """Let go of everything that is pinned."""
+        for session in list(self._pinned):
+            self.unpin(session)
+
+    def unpin_for(self, blocks: int) -> None:
+        """Let go of pinned contexts, the one that is expected last first, until `blocks` blocks are free."""
+        for session in sorted(self._pinned, key=lambda session: -session.pinned_until):
+            if self._cache.free >= blocks:
+                return
+            self.unpin(session)
+
+    def _unpin_expired(self, now: float) -> None:
+        for session in [session for session in self._pinned if now >= session.pinned_until]:
+            self.unpin(session)

@@ -10,7 +10,7 @@ from vllm.v1.request import Request
 __all__ = ("ScoreQueue",)
 
 
-class ScoreQueue(FCFSRequestQueue):
+class ScoreQueue(FCFSRequestQueue):  # type: ignore[misc]  # vLLM has no types for us
     """A queue in the order that it is given; requests that arrive later stand behind it until the next order."""
 
     def replace(self, requests: Iterable[Request]) -> None:

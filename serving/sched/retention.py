@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-__all__ = ("GapModel", "IdleContext", "RetentionSettings", "keep_seconds", "worth")
+__all__ = (
+    "GapModel",
+    "IdleContext",
+    "RetentionSettings",
+    "keep_seconds",
+    "recompute_tokens",
+    "worth",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +26,6 @@ class RetentionSettings:
     """At the highest price, a short context is kept while it is expected back within this time."""
     attention_tokens: float = 32_768.0
     """Context at which attention costs as much as everything else; a long context is dearer to compute again."""
-    default_gap_seconds: float = 10.0
-    """Expected gap of a session about which nothing is known."""
-    max_gap_seconds: float = 300.0
-    """Longer gaps are people who went away; they teach nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,51 +39,67 @@ class IdleContext:
 
 
 class GapModel:
-    """Learns how long sessions stay away, for each kind of request; the last gaps of each kind are remembered."""
+    """Learns how long sessions stay away, by kind of request and by what their agent expects.
+
+    An agent expects about the same gap whenever it uses the same tool, so its hint stands for the tool, and what is learned
+    corrects it. Sessions that never come back count as an endless gap.
+    """
 
     _KEPT = 128
     _LEAST = 4
 
     def __init__(self, *, default_seconds: float, max_seconds: float) -> None:
+        """Learn gaps.
+
+        Args:
+            default_seconds: Expected gap as long as nothing is known.
+            max_seconds: A session that stays away longer counts as not coming back.
+        """
         self._default = default_seconds
         self._max = max_seconds
         self._sorted: dict[Hashable, list[float]] = {}
         self._recent: dict[Hashable, deque[float]] = {}
 
-    def observe(self, kind: Hashable, seconds: float) -> None:
-        """Learn that a session came back.
+    def observe(self, kind: str, seconds: float, *, hint: float | None = None) -> None:
+        """Learn that a session came back, or will not.
 
         Args:
             kind: What it had asked for, such as the role of its request.
-            seconds: How long it was away.
+            seconds: How long it was away; infinite if it will not come back.
+            hint: The gap that its agent expected.
         """
-        ordered = self._sorted.setdefault(kind, [])
-        recent = self._recent.setdefault(kind, deque())
+        key = _bucket(kind, hint)
+        ordered = self._sorted.setdefault(key, [])
+        recent = self._recent.setdefault(key, deque())
         if len(recent) == self._KEPT:
-            oldest = recent.popleft()
-            del ordered[bisect_right(ordered, oldest) - 1]
-        gap = min(max(0.0, seconds), self._max)
+            ordered.remove(recent.popleft())
+        gap = max(0.0, seconds) if seconds <= self._max else math.inf
         recent.append(gap)
         insort(ordered, gap)
 
-    def remaining(self, kind: Hashable, *, elapsed: float, hint: float | None = None) -> float:
+    def remaining(self, kind: str, *, elapsed: float, hint: float | None = None) -> float:
         """Return the expected time until a session that has been away for `elapsed` seconds is back.
 
         Args:
             kind: What it had asked for.
             elapsed: Time since its last request ended.
-            hint: Expected gap as its agent told it, if it did.
+            hint: The gap that its agent expects.
         """
-        if hint is not None and elapsed <= 1.5 * hint + 1.0:
-            return max(hint - elapsed, 0.1 * hint, 0.05)
-        ordered = self._sorted.get(kind, [])
-        if hint is None and len(ordered) >= self._LEAST:
-            later = ordered[bisect_right(ordered, elapsed) :]
+        ordered = self._sorted.get(_bucket(kind, hint), [])
+        if len(ordered) >= self._LEAST:
+            later = len(ordered) - bisect_right(ordered, elapsed)
             if later:
-                return later[len(later) // 2] - elapsed + 0.05
-        if hint is None and elapsed < self._default:
-            return self._default - elapsed + 0.05
+                return ordered[len(ordered) - later + later // 2] - elapsed + 0.05
+        else:
+            expected = self._default if hint is None else hint
+            if elapsed < expected:
+                return expected - elapsed + 0.05
         return max(elapsed, 0.05)  # overdue: the longer it has been away, the longer it will be
+
+
+def _bucket(kind: str, hint: float | None) -> Hashable:
+    """Hints within a factor of two are the same tool."""
+    return (kind, None) if hint is None else (kind, round(math.log2(hint + 0.5)))
 
 
 def recompute_tokens(tokens: int, settings: RetentionSettings) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,10 @@ _MOST = 4096
 
 Key = tuple[str, str]
 """Tenant and session id: the same id of two tenants is two sessions."""
+_UNNAMED = "\0"
+"""Begins the keys of sessions without an id; no id of a client begins so."""
+Hashes = Sequence[Any]
+"""Hashes of the full blocks of a prompt, as vLLM computes them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,12 +35,18 @@ class Session:
     """Length of its context, cached or not."""
     context: CachedContext = field(default_factory=CachedContext)
     """What its last request left in the cache."""
+    tail: Any = None
+    """Hash of the last full block of that context; a prompt that contains it goes on from there."""
+    tail_index: int = -1
+    """Place of that block in the context."""
     kind: str = ""
     """What its last request was for."""
     hint: float | None = None
     """Expected gap, as its agent told it with the last request."""
     ended: float = 0.0
     """When its last request ended."""
+    away: bool = False
+    """It was away for so long that it counts as not coming back."""
     pinned_until: float = 0.0
     """Its context is pinned by force until then; 0: it is not."""
 
@@ -45,15 +55,36 @@ class Session:
         """Whether it has a context in the cache and no request."""
         return not self.live and len(self.context) > 0
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether it is known by its prompt only; most of those never come back."""
+        return self.key[1].startswith(_UNNAMED)
+
+    def continues(self, hashes: Hashes) -> bool:
+        """Whether a prompt with these block hashes extends the context."""
+        return 0 <= self.tail_index < len(hashes) and hashes[self.tail_index] == self.tail
+
 
 class SessionTable:
-    """All sessions that may return, and which blocks are theirs."""
+    """All sessions that may return, and which blocks are theirs.
+
+    Requests without a session id are told apart by their prompts: one that extends what an earlier one left behind goes
+    on with that session.
+    """
 
     def __init__(self, gaps: GapModel, *, max_gap_seconds: float) -> None:
+        """Remember sessions.
+
+        Args:
+            gaps: Learns from their returns.
+            max_gap_seconds: A session that stays away longer counts as not coming back.
+        """
         self._gaps = gaps
         self._max_gap = max_gap_seconds
         self._sessions: OrderedDict[Key, Session] = OrderedDict()  # the one that was away longest first
         self._owners: dict[int, dict[Session, Any]] = {}
+        self._tails: dict[Any, Session] = {}  # of sessions without an id
+        self._unnamed = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -68,63 +99,108 @@ class SessionTable:
             now: Monotonic time in seconds.
         """
         oldest = now - self._max_gap
-        return sum(session.tokens for session in self._sessions.values() if session.live or session.ended >= oldest)
+        return sum(
+            session.tokens
+            for session in self._sessions.values()
+            if session.live or (session.ended >= oldest and not session.unnamed)
+        )
 
-    def get(self, key: Key) -> Session | None:
-        """Return the session of that key, if it is known."""
-        return self._sessions.get(key)
-
-    def begin(self, hints: SessionHints, *, tokens: int, now: float) -> Session | None:
+    def begin(self, hints: SessionHints, hashes: Hashes, *, tokens: int, now: float) -> Session | None:
         """Note that a request arrived; None if it belongs to no session that could return.
 
         Args:
             hints: Of the request.
+            hashes: Of its prompt.
             tokens: Length of its prompt.
             now: Monotonic time in seconds.
         """
-        if not hints.session_id:
-            return None
-        key = (hints.tenant, hints.session_id)
-        session = self._sessions.get(key)
+        session = self._find(hints, hashes)
         if session is None:
-            if hints.final:
-                return None
-            session = self._sessions[key] = Session(key)
-            self._forget_oldest()
-        elif not session.live:
-            self._gaps.observe(session.kind, now - session.ended)
+            return None
+        if not session.live and session.ended and not session.away:
+            self._gaps.observe(session.kind, now - session.ended, hint=session.hint)
         session.live += 1
+        session.away = False
         session.tokens = max(session.tokens, tokens)
         return session
 
+    def _find(self, hints: SessionHints, hashes: Hashes) -> Session | None:
+        if not hints.session_id:
+            return self._find_unnamed(hints, hashes)
+        key = (hints.tenant, hints.session_id)
+        session = self._sessions.get(key)
+        if hints.final and (session is None or not session.continues(hashes)):
+            return None  # a tool request of the session: it neither continues its context nor ends it
+        return session or self._new(key)
+
+    def _find_unnamed(self, hints: SessionHints, hashes: Hashes) -> Session | None:
+        for block_hash in reversed(hashes) if self._tails else ():
+            session = self._tails.get(block_hash)
+            if session is not None and session.key[0] == hints.tenant:
+                return session
+        if hints.final:
+            return None
+        self._unnamed += 1
+        return self._new((hints.tenant, f"{_UNNAMED}{self._unnamed}"))
+
+    def _new(self, key: Key) -> Session:
+        session = self._sessions[key] = Session(key)
+        self._forget_oldest()
+        return session
+
     def end(
-        self, session: Session, hints: SessionHints, context: CachedContext, *, now: float
+        self,
+        session: Session,
+        hints: SessionHints,
+        context: CachedContext,
+        hashes: Hashes,
+        *,
+        tokens: int,
+        now: float,
     ) -> CachedContext:
-        """Note that a request of a session ended, and return what its session does not need any more.
+        """Note that a request of a session ended, and return what nobody needs any more.
 
         Args:
             session: The session.
             hints: Of the request.
             context: What the request leaves in the cache.
+            hashes: Of its prompt and output.
+            tokens: Length of its prompt and output.
             now: Monotonic time in seconds.
         """
         session.live -= 1
         session.ended, session.kind, session.hint = now, hints.role, hints.tool_seconds
-        before = session.context
-        self._disown(session)
         self._sessions.move_to_end(session.key)
-        if hints.final:
-            if not session.live:
-                del self._sessions[session.key]
-            return _beyond(before, context)
+        before = session.context
+        if not len(context):
+            return CachedContext()  # it never started: what the session had is still what it has
+        self._disown(session)
+        if hints.final and not session.live:
+            del self._sessions[session.key]
+            return context.joined(before)
+        session.tokens = tokens
         session.context = context
+        session.tail_index = min(len(context), len(hashes)) - 1
+        session.tail = hashes[session.tail_index]
+        if session.unnamed:
+            self._tails[session.tail] = session
         for block, held in zip(context.blocks, context.hashes, strict=True):
             self._owners.setdefault(block.block_id, {})[session] = held
-        return _beyond(before, context) if hints.supersedes else CachedContext()
+        return before.beyond(context) if hints.supersedes else CachedContext()
 
-    def abandon(self, session: Session) -> None:
-        """Note that a request ended without leaving anything, such as an aborted one."""
-        session.live -= 1
+    def expire(self, *, now: float) -> None:
+        """Learn from sessions that did not come back.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        for session in self._sessions.values():  # those away longest first
+            if session.live or session.away:
+                continue
+            if now - session.ended < self._max_gap:
+                return
+            session.away = True
+            self._gaps.observe(session.kind, float("inf"), hint=session.hint)
 
     def drop_context(self, session: Session) -> None:
         """Forget what a session has in the cache, and the session too unless a request of it is there."""
@@ -140,25 +216,21 @@ class SessionTable:
         return [session for session, held in owners.items() if held == block.block_hash]
 
     def _disown(self, session: Session) -> None:
-        for block in session.context.blocks:
-            owners = self._owners.get(block.block_id)
+        for block_id in session.context.all_ids:
+            owners = self._owners.get(block_id)
             if owners is not None:
                 owners.pop(session, None)
                 if not owners:
-                    del self._owners[block.block_id]
+                    del self._owners[block_id]
+        if self._tails.get(session.tail) is session:
+            del self._tails[session.tail]
         session.context = CachedContext()
+        session.tail, session.tail_index = None, -1
 
     def _forget_oldest(self) -> None:
-        for session in list(self._sessions.values()) if len(self._sessions) > _MOST else ():
-            if not session.live:
+        if len(self._sessions) <= _MOST:
+            return
+        for session in list(self._sessions.values()):
+            if not session.live and session.ended:
                 self.drop_context(session)
                 return
-
-
-def _beyond(before: CachedContext, after: CachedContext) -> CachedContext:
-    """The part of a former context that is not in the present one."""
-    kept = {block.block_id for block in after.blocks}
-    pairs = [
-        (block, held) for block, held in zip(before.blocks, before.hashes, strict=True) if block.block_id not in kept
-    ]
-    return CachedContext([block for block, _ in pairs], [held for _, held in pairs])

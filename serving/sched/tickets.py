@@ -15,16 +15,22 @@ __all__ = ("Ticket",)
 class Ticket:
     """A request and what is known about it. Lengths in blocks, times in seconds."""
 
-    request: Any
+    request: Any  # a Request of vLLM
     hints: SessionHints
     session: Session | None
     arrival: float
-    hit: int = 0
+    hit_blocks: int = 0
     """Blocks of its prompt that are cached."""
-    need: int = 0
+    need_blocks: int = 0
     """New blocks that it needs."""
-    total: int = 0
+    total_blocks: int = 0
     """Blocks of its prompt."""
+    looked: int = -1
+    """Number of the plan in which the cache was last asked; -1: never."""
     score: float = 0.0
-    forced: bool = False
+    must: bool = False
     """It comes first, because it has waited long enough or has been preempted."""
+    holds: int = 0
+    """Plans in which it was held back."""
+    started: bool = False
+    """It has been let in at least once."""

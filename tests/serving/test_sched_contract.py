@@ -7,6 +7,7 @@ it fails, the test is wrong.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import random
 import warnings
@@ -414,8 +415,9 @@ class TestCacheReset:
 
 @every_kind
 @sync_and_async
-def test_a_prompt_may_come_in_pieces(kind: str, overlap: bool) -> None:
-    drive = make_drive(kind, overlap=overlap, blocks=60, max_seqs=8)
+@pytest.mark.parametrize("blocks", [33, 60], ids=["tight", "ample"])
+def test_a_prompt_may_come_in_pieces(kind: str, overlap: bool, blocks: int) -> None:
+    drive = make_drive(kind, overlap=overlap, blocks=blocks, max_seqs=8)
     drive.add("pieces", range(20), tokens=4, resumable=True)
     sessions = crowd(seed=8)
     play(drive, sessions, until=lambda: len(drive.texts["pieces"]) == 4)
@@ -423,6 +425,8 @@ def test_a_prompt_may_come_in_pieces(kind: str, overlap: bool) -> None:
     assert drive.texts["pieces"] == first
     drive.add("pieces", range(50, 60), tokens=3, resumable=True)
     prompt = list(drive.scheduler.requests["pieces"].prompt_token_ids)  # without tokens never computed
+    play(drive, sessions, until=lambda: len(drive.texts["pieces"]) == 5)
+    reset_with_running(drive)  # it is preempted
     play(drive, sessions, until=lambda: len(drive.texts["pieces"]) == 7)
     assert drive.texts["pieces"] == first + continuation(prompt, tokens=3)
     play(drive, sessions, until=lambda: drive.live == {"pieces"} and not any(s.turns for s in sessions))
@@ -543,7 +547,7 @@ class Siege:
         steps = 2 * (len(self.attack(0)) // STEP_TOKENS + 1 + self.tokens)  # once more after a preemption
         if kind == "vllm":
             return (self.number + 1) * steps * STEP_SECONDS
-        return MAX_WAIT_SECONDS + steps * STEP_SECONDS
+        return MAX_WAIT_SECONDS + 1.5 * steps * STEP_SECONDS  # several may have waited long enough at once
 
 
 STEP_TOKENS = 32
@@ -656,6 +660,17 @@ def test_a_bad_hint_is_ignored_and_counted(name: str, value: Any) -> None:
         assert drive.texts[str(number)] == continuation(range(number, 30), tokens=5)
     assert drive.figures()["rejected_hints"] == 3
     assert_nothing_held(drive)
+
+
+@pytest.mark.parametrize("name", BAD_HINTS)
+def test_a_bad_hint_is_logged_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    drive = make_drive("default")
+    with caplog.at_level(logging.INFO, logger="agentinfer_lg"):
+        for value in BAD_HINTS[name]:
+            send_bad_hint(drive, name, value, times=2)
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("agentinfer_lg")]
+    (told,) = [line for line in lines if name in line]
+    assert len(told) < 500
 
 
 def send_bad_hint(drive: SchedulerDrive, name: str, value: Any, *, times: int) -> None:

@@ -58,7 +58,7 @@ class SchedConfig:
     """Wait after which a request comes first, whatever its score."""
     hard_pin_share: float = 0.3
     """Most of the cache that retention `hard` may hold by force."""
-    round_share: float = 0.9
+    round_share: float = 1.0
     """Share of a round of all sessions that the bound on waits grows to, where the engine is overloaded; 0: never."""
     keep_seconds: float = 30.0
     """At the highest price, a short context is kept while its session is expected back within this time."""

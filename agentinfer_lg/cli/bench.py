@@ -11,6 +11,7 @@ import typer
 from agentinfer_lg.cli import (
     bench_calibration,
     bench_engine,
+    bench_overhead,
     bench_retrieval,
     bench_sam,
     bench_sched,
@@ -28,6 +29,7 @@ bench_verification.register(app)
 bench_calibration.register(app)
 bench_sched.register(app)
 bench_sched_engine.register(app)
+bench_overhead.register(app)
 
 
 @app.callback()

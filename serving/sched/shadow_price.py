@@ -64,14 +64,24 @@ class ShadowPrice:
     """Follows the pressure smoothly: a running mean, then a PI controller with a dead band and a bounded integral."""
 
     def __init__(self, settings: PriceSettings) -> None:
-        self.settings = settings
-        """May be replaced while running."""
+        self._settings = settings
         self.value = 0.0
         """The present price (lambda), from 0 to `max_price`."""
         self.target = 0.0
         """The price that belongs to the running mean of the pressure."""
         self._integral = 0.0
         self._updated: float | None = None
+
+    @property
+    def settings(self) -> PriceSettings:
+        """May be replaced while running; the price is then no higher than its new maximum."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: PriceSettings) -> None:
+        self._settings = settings
+        self.value = min(self.value, settings.max_price)
+        self.target = min(self.target, settings.max_price)
 
     def update(self, pressure: Pressure, *, now: float) -> float:
         """Take in the present pressure and return the price.

@@ -83,7 +83,7 @@ class SessionTable:
         self._max_gap = max_gap_seconds
         self._sessions: OrderedDict[Key, Session] = OrderedDict()  # the one that was away longest first
         self._owners: dict[int, dict[Session, Any]] = {}
-        self._tails: dict[Any, Session] = {}  # of sessions without an id
+        self._tails: dict[tuple[str, Any], Session] = {}  # by tenant, of sessions without an id
         self._unnamed = 0
 
     def __len__(self) -> int:
@@ -135,8 +135,8 @@ class SessionTable:
 
     def _find_unnamed(self, hints: SessionHints, hashes: Hashes) -> Session | None:
         for block_hash in reversed(hashes) if self._tails else ():
-            session = self._tails.get(block_hash)
-            if session is not None and session.key[0] == hints.tenant:
+            session = self._tails.get((hints.tenant, block_hash))
+            if session is not None:
                 return session
         if hints.final:
             return None
@@ -183,7 +183,7 @@ class SessionTable:
         session.tail_index = min(len(context), len(hashes)) - 1
         session.tail = hashes[session.tail_index]
         if session.unnamed:
-            self._tails[session.tail] = session
+            self._tails[session.key[0], session.tail] = session
         for block, held in zip(context.blocks, context.hashes, strict=True):
             self._owners.setdefault(block.block_id, {})[session] = held
         return before.beyond(context) if hints.supersedes else CachedContext()
@@ -222,8 +222,9 @@ class SessionTable:
                 owners.pop(session, None)
                 if not owners:
                     del self._owners[block_id]
-        if self._tails.get(session.tail) is session:
-            del self._tails[session.tail]
+        tail = (session.key[0], session.tail)
+        if self._tails.get(tail) is session:
+            del self._tails[tail]
         session.context = CachedContext()
         session.tail, session.tail_index = None, -1
 

@@ -37,8 +37,11 @@ def sched(
         str, typer.Option(help="Machines with a model, separated by commas.")
     ] = "ascend-910b3-7b-tp2",
     trace: Annotated[
-        Literal["coding", "mooncake"],
-        typer.Option(help="coding: agents, closed loop; mooncake: conversations, open loop."),
+        Literal["coding", "mooncake", "short-stream", "long-stream", "bursts"],
+        typer.Option(
+            help="coding: agents, closed loop; mooncake: conversations, open loop; the others are made up: sessions "
+            "against a stream of short or of long prompts, or bursts of them."
+        ),
     ] = "coding",
     part: Annotated[
         Literal["report", "tune"],
@@ -171,6 +174,14 @@ _COLUMNS = (
     ("preempted", "{preemptions}"),
     ("recomputed K", "{recomputed_k:.0f}"),
 )
+_ATTACK_COLUMNS = (
+    ("victims: completion s", "{victim_mean_completion_s:.0f}"),
+    ("p99 wait", "{victim_p99_wait_s:.1f}"),
+    ("max wait", "{victim_max_wait_s:.1f}"),
+    ("stream: completion s", "{stream_mean_completion_s:.1f}"),
+    ("p99 wait", "{stream_p99_wait_s:.1f}"),
+    ("max wait", "{stream_max_wait_s:.1f}"),
+)
 
 
 def _table(grid: Grid, joined: Sequence[Cell]) -> list[str]:
@@ -179,7 +190,8 @@ def _table(grid: Grid, joined: Sequence[Cell]) -> list[str]:
         return ["nothing was measured"]
     cache = "the machine's" if grid.kv_tokens is None else f"{grid.kv_tokens} tokens"
     gaps = _gap_figures(grid)
-    lines = [f"trace {grid.trace}, half {grid.part}, KV cache {cache}"]
+    half = "" if grid.attack else f", half {grid.part}"
+    lines = [f"trace {grid.trace}{half}, KV cache {cache}"]
     lines.append(
         "bound: hit rate of the best eviction at the same order; covered: share of the way there from fcfs; vs fcfs: ratio "
         "of the mean completion times of the same sessions, with its 95% interval"
@@ -188,14 +200,17 @@ def _table(grid: Grid, joined: Sequence[Cell]) -> list[str]:
         lines[0] += (
             f", gaps {grid.gaps}: recorded x {gaps['gap_scale']:.3f} (median of tools {gaps['median_tool_gap_s']:.1f} s)"
         )
+    if grid.attack:
+        lines.append("victims: the sessions under attack; stream: the one-call requests that attack them")
+    columns = (*_COLUMNS, *_ATTACK_COLUMNS) if grid.attack else _COLUMNS
     for (preset, count), group in groupby(joined, key=lambda cell: (cell.case.preset, cell.case.concurrency)):
         rows = [cell.row() for cell in group]
         lines += [
             "",
             f"{preset}, {count} at the same time: {rows[0]['sessions']} sessions, {rows[0]['calls']} requests",
         ]
-        head = ("policy", *(title for title, _ in _COLUMNS))
-        lines += ["", *_aligned([head, *(_cells(row) for row in rows)])]
+        head = ("policy", *(title for title, _ in columns))
+        lines += ["", *_aligned([head, *(_cells(row, columns) for row in rows)])]
     return lines
 
 
@@ -208,9 +223,12 @@ def _gap_figures(grid: Grid) -> dict[str, float]:
     return {"gap_scale": scale, "median_tool_gap_s": scale * median_tool_gap(grid)}
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:  # Any: figures
+def _cells(
+    row: dict[str, Any],  # Any: figures
+    columns: Sequence[tuple[str, str]],
+) -> tuple[str, ...]:
     row = {**row, "recomputed_k": row["recomputed_tokens"] / 1000}
-    return (row["policy"], *(_filled(form, row) for _, form in _COLUMNS))
+    return (row["policy"], *(_filled(form, row) for _, form in columns))
 
 
 def _filled(form: str, row: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.replay.adversarial import ATTACKS, Attack, build_attack
 from agentinfer_lg.evals.replay.agent_traces import Part, TraceSession, load_coding_traces
 from agentinfer_lg.evals.replay.belady import hit_rates
 from agentinfer_lg.evals.replay.hardware import find_preset
@@ -50,7 +51,7 @@ __all__ = (
     "workload_of",
 )
 
-Trace = Literal["coding", "mooncake"]
+Trace = Literal["coding", "mooncake"] | Attack
 Gaps = Literal["recorded", "short", "long"]
 """How long tools take: as recorded; under 2 s; over 10 s, at the median."""
 
@@ -93,9 +94,17 @@ class Grid:
         if self.trace == "mooncake" and self.gaps != "recorded":
             msg = "The Mooncake trace is of people and has no tools: only recorded gaps can be replayed."
             raise UserInputError(msg)
+        if self.attack and self.gaps != "recorded":
+            msg = f"The load {self.trace} has gaps of its own: leave --gaps as it is."
+            raise UserInputError(msg)
         if self.kv_tokens is not None and self.kv_tokens < 1024:
             msg = f"A KV cache has 1024 tokens or more, not {self.kv_tokens}."
             raise UserInputError(msg)
+
+    @property
+    def attack(self) -> Attack | None:
+        """The made-up load; None: a recorded trace is replayed."""
+        return next((name for name in ATTACKS if name == self.trace), None)
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -205,6 +214,14 @@ def workload_of(case: Case) -> Workload:
     """
     grid = case.grid
     max_tokens = min(MAX_MODEL_LEN, _kv_tokens(case))  # what exceeds the cache would wait for ever
+    if grid.attack:
+        return build_attack(
+            grid.attack,
+            concurrency=case.concurrency,
+            max_tokens=max_tokens,
+            max_calls=grid.max_calls,
+            seed=case.seed,
+        )
     if grid.trace == "mooncake":
         return build_open_workload(
             _conversations(grid.folder, grid.part),
@@ -322,7 +339,7 @@ def _run(case: Case, on_progress: Callable[[int], None]) -> Run:
         on_progress=on_progress,
     )
     rates = hit_rates(result.calls, blocks=kv_tokens // workload.block_size, block_size=workload.block_size)
-    return Run(case=case, measured=measure(result, bounds=rates))
+    return Run(case=case, measured=measure(result, bounds=rates, attacked=workload.attacked))
 
 
 def _kv_tokens(case: Case) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = ("BUCKETS", "Measured", "Row", "bound_covered", "completion_ratio", "h
 Row = dict[str, float | int | str | None]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 BUCKETS: Mapping[str, tuple[float, float]] = {
     "4k": (0, 4_000),
@@ -31,7 +33,7 @@ class Measured:
 
     prompt_tokens: IntArray
     hit_tokens: IntArray
-    one_shot: npt.NDArray[np.bool_]
+    one_shot: BoolArray
     waits: FloatArray
     """From arrival to admission."""
     ttft: FloatArray
@@ -48,6 +50,10 @@ class Measured:
     """The scheduler's own counters at the end."""
     bounds: HitRates | None = None
     """What other evictions reach at the same order."""
+    attacked: BoolArray | None = None
+    """Whether a request is of a session under attack; None: there is no attack."""
+    attacked_sessions: frozenset[str] = frozenset()
+    """Names of those sessions."""
 
     def row(self) -> Row:
         """Return the figures as a flat JSON object."""
@@ -71,18 +77,41 @@ class Measured:
             "sessions": len(self.completion),
             "replay_s": self.seconds,
             "steps": self.steps,
+            **self._attack_figures(),
         }
 
-    def _hit_rate(self, which: npt.NDArray[np.bool_]) -> float | None:
+    def _attack_figures(self) -> Row:
+        """Tell sessions under attack and the stream that attacks them apart."""
+        if self.attacked is None:
+            return {}
+        row: Row = {}
+        for name, which in (("victim", self.attacked), ("stream", ~self.attacked)):
+            seconds = [
+                each
+                for session, each in self.completion.items()
+                if (session in self.attacked_sessions) == (name == "victim")
+            ]
+            waits = self.waits[which]
+            row |= {
+                f"{name}_mean_completion_s": float(np.mean(seconds)) if seconds else None,
+                f"{name}_p99_wait_s": float(np.percentile(waits, 99)) if len(waits) else None,
+                f"{name}_max_wait_s": float(waits.max()) if len(waits) else None,
+            }
+        return row
+
+    def _hit_rate(self, which: BoolArray) -> float | None:
         return hit_rate(self.prompt_tokens[which], self.hit_tokens[which])
 
 
-def measure(result: SimulationResult, *, bounds: HitRates | None = None) -> Measured:
+def measure(
+    result: SimulationResult, *, bounds: HitRates | None = None, attacked: AbstractSet[str] = frozenset()
+) -> Measured:
     """Keep what figures and plots need of a replay; the identities of blocks are dropped.
 
     Args:
         result: Of the replay.
         bounds: What other evictions reach at the same order.
+        attacked: Names of the sessions under attack; empty: there is no attack.
     """
     calls = result.calls
     return Measured(
@@ -99,6 +128,8 @@ def measure(result: SimulationResult, *, bounds: HitRates | None = None) -> Meas
         samples=tuple(result.samples),
         figures=result.figures,
         bounds=bounds,
+        attacked=np.array([call.session in attacked for call in calls], dtype=np.bool_) if attacked else None,
+        attacked_sessions=frozenset(attacked),
     )
 
 
@@ -129,6 +160,12 @@ def pool(parts: Sequence[Measured]) -> Measured:
         samples=first.samples,
         figures=first.figures,
         bounds=_pooled_bounds(parts),
+        attacked=None
+        if first.attacked is None
+        else np.concatenate([part.attacked for part in parts if part.attacked is not None]),
+        attacked_sessions=frozenset(
+            f"{seed}/{name}" for seed, part in enumerate(parts) for name in part.attacked_sessions
+        ),
     )
 
 

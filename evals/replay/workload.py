@@ -59,6 +59,8 @@ class Workload:
     """When each place begins its first session; the number of places is the concurrency."""
     open_loop: bool = False
     """Whether a place takes one session only, so that sessions begin when they do, however long others take."""
+    attacked: frozenset[str] = frozenset()
+    """Names of the sessions that the others keep from being served; empty: nobody means harm."""
 
     @property
     def concurrency(self) -> int:

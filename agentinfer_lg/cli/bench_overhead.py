@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,15 +67,15 @@ def overhead(
         rows += measure_overhead(options)
     typer.echo("\n".join(_table(rows)))
     if json_file is not None:
+        from agentinfer_lg.evals.replay.scheduling import versions
+
         settings = {"block_size": block_size, "context": context, "running": running, "idle": idle}
-        result = {"settings": {**settings, "steps": steps, "seed": seed}, "machine": _machine(), "rows": rows}
+        result = {
+            "settings": {**settings, "steps": steps, "seed": seed},
+            "versions": versions(),
+            "rows": rows,
+        }
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _machine() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"python": platform.python_version(), "architecture": platform.machine(), "vllm": version("vllm")}
 
 
 _COLUMNS = (

@@ -31,6 +31,8 @@ class Session:
     key: Key
     live: int = 0
     """Its requests that have not ended."""
+    calls: int = 0
+    """Its requests so far."""
     tokens: int = 0
     """Length of its context, cached or not."""
     context: CachedContext = field(default_factory=CachedContext)
@@ -95,6 +97,9 @@ class SessionTable:
     def tokens(self, *, now: float) -> int:
         """Return the tokens of all contexts together, cached or not, of sessions that are here or expected back.
 
+        Of those that are away only the ones count that have come back before: a stream of requests that never do, and
+        do not say so, must not look like many sessions.
+
         Args:
             now: Monotonic time in seconds.
         """
@@ -102,7 +107,7 @@ class SessionTable:
         return sum(
             session.tokens
             for session in self._sessions.values()
-            if session.live or (session.ended >= oldest and not session.unnamed)
+            if session.live or (session.calls > 1 and session.ended >= oldest)
         )
 
     def begin(self, hints: SessionHints, hashes: Hashes, *, tokens: int, now: float) -> Session | None:
@@ -120,6 +125,7 @@ class SessionTable:
         if not session.live and session.ended and not session.away:
             self._gaps.observe(session.kind, now - session.ended, hint=session.hint)
         session.live += 1
+        session.calls += 1
         session.away = False
         session.tokens = max(session.tokens, tokens)
         return session

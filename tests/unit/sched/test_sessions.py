@@ -270,10 +270,16 @@ class TestGaps:
 
 class TestTokens:
     def test_are_those_of_sessions_that_are_here_or_expected_back(self, engine: Engine) -> None:
+        engine.turn("a", "ab", session_id="s")
         engine.turn("ab", "abc", session_id="s")
         engine.begin("vwxyz", session_id="t")
         assert engine.table.tokens(now=engine.now) == 8
         assert engine.table.tokens(now=engine.now + MAX_GAP + 1.0) == 5
+
+    def test_of_sessions_that_never_came_back_count_only_while_they_are_here(self, engine: Engine) -> None:
+        for number in range(3):
+            engine.turn("ab", "abc", session_id=f"stream-{number}")
+        assert engine.table.tokens(now=engine.now) == 0
 
     def test_of_requests_without_an_id_count_only_while_they_are_here(self, engine: Engine) -> None:
         session = engine.begin("ab")

@@ -38,12 +38,13 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "agentsched": _EXACT,
     "agentsched-order": {**_EXACT, "retention": "off", "admission": False, "victims": False},
     "agentsched-retention": {**_EXACT, "admission": False},
+    "agentsched-patient": {**_EXACT, "round_share": 1.5},
     "agentsched-throughput": {**_EXACT, "max_wait_seconds": 1800.0, "round_share": 0.0},
     "agentsched-adaptive": {**_EXACT, "tuning": "adaptive"},
     "agentsched-hard": {**_EXACT, "retention": "hard"},
 }
-"""AgentSched by settings: as it is by default; its order alone; order with retention; with the bound on waits that
-ThunderAgent has; with a self-tuned price; with hard pins."""
+"""AgentSched by settings: as it is by default; its order alone; order with retention; with a longer bound on waits; with
+that of ThunderAgent; with a self-tuned price; with hard pins."""
 
 
 def policy_names() -> tuple[str, ...]:

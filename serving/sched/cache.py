@@ -9,10 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ("Block", "BlockCache", "CachedContext")
+__all__ = ("Block", "BlockCache", "CachedContext", "common_length")
 
 Block = Any  # a KVCacheBlock of vLLM
 Request = Any  # a Request of vLLM
+
+
+def common_length(one: Sequence[Any], other: Sequence[Any], most: int | None = None) -> int:
+    """Return how many block hashes two prompts have in common at their beginning; each hash stands for all before it.
+
+    Args:
+        one: Hashes of one.
+        other: Hashes of the other.
+        most: Look at no more than this many.
+    """
+    low, high = 0, min(len(one), len(other))
+    if most is not None:
+        high = min(high, most)
+    if high and one[high - 1] == other[high - 1]:
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        if one[middle] == other[middle]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 class CachedContext:
@@ -51,6 +73,10 @@ class CachedContext:
             del self.blocks[low:]
             del self.hashes[low:]
         return low
+
+    def shared_with(self, other: CachedContext) -> int:
+        """Return the number of blocks at the beginning that both have."""
+        return common_length(self.hashes, other.hashes)
 
     def beyond(self, other: CachedContext) -> CachedContext:
         """Return the blocks that are not in `other`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext
+from agentinfer_lg.serving.sched.cache import Block, BlockCache, CachedContext
 from agentinfer_lg.serving.sched.retention import (
     GapModel,
     IdleContext,
@@ -24,11 +26,22 @@ class _Kept:
     session: Session
 
 
+_NOTHING = object()
+
+
+def _by_worth(kept: _Kept) -> float:
+    return -kept.worth
+
+
 class Keeper:
     """Decides which idle contexts are kept, and sees to it that others are evicted before them."""
 
     _SECONDS = 0.25
     """Time between two valuations of all sessions."""
+    _SECONDS_EACH = 0.001
+    """The same, per session: valuing one takes about 10 us, so that all take 1% of the time at most."""
+    _WORTHLESS_SECONDS = 2.0
+    """Time between two valuations of a context that was not worth keeping: of thousands of sessions most are gone."""
 
     def __init__(
         self,
@@ -59,6 +72,8 @@ class Keeper:
         self._kept: list[_Kept] = []
         self._pinned: dict[Session, None] = {}  # in the order of pinning
         self._valued = -1.0
+        self._seconds = self._SECONDS
+        self._first: dict[int, CachedContext] = {}  # by its first block, the most worthy that begins with it
         self.kept_blocks = 0
         """Blocks of the idle contexts that are worth keeping at present."""
         self.pinned_blocks = 0
@@ -68,9 +83,29 @@ class Keeper:
         self.demotions = 0
         """Contexts given up."""
 
-    def changed(self) -> None:
-        """Note that a session came, went or ended: the next valuation is due at once."""
-        self._valued = -1.0
+    def changed(self, session: Session, *, price: float, now: float) -> None:
+        """Value a session that came, went or ended; the others keep their place until all are valued again.
+
+        Args:
+            session: The session.
+            price: Shadow price of a block as a share of the largest.
+            now: Monotonic time in seconds.
+        """
+        for place, kept in enumerate(self._kept):
+            if kept.session is session:
+                del self._kept[place]
+                self.kept_blocks -= kept.blocks
+                break
+        if not session.idle or session in self._pinned:
+            return
+        added = self._value(session, price, now)
+        if added is None:
+            return
+        if self.kept_blocks + self._own_blocks(added) > self._room:
+            self._keep(sorted([*self._kept, added], key=_by_worth))
+        elif added.blocks:
+            insort(self._kept, added, key=_by_worth)
+            self.kept_blocks += added.blocks
 
     def value_all(self, *, price: float, now: float) -> None:
         """Decide anew which idle contexts are worth keeping, if that is due.
@@ -79,19 +114,50 @@ class Keeper:
             price: Shadow price of a block as a share of the largest.
             now: Monotonic time in seconds.
         """
-        if 0.0 <= now - self._valued < self._SECONDS:
+        if 0.0 <= now - self._valued < self._seconds:
             return
         self._valued = now
         self._sessions.expire(now=now)
         self._unpin_expired(now)
-        idle = (session for session in self._sessions if session.idle and session not in self._pinned)
-        found = [kept for session in idle if (kept := self._value(session, price, now))]
-        found.sort(key=lambda kept: -kept.worth)
+        found: list[_Kept] = []
+        looked = 0
+        for session in self._sessions:
+            if session.live or now < session.worthless_until or not session.idle or session in self._pinned:
+                continue
+            looked += 1
+            kept = self._value(session, price, now)
+            if kept is not None:
+                found.append(kept)
+            else:
+                session.worthless_until = now + self._WORTHLESS_SECONDS
+        self._seconds = max(self._SECONDS, looked * self._SECONDS_EACH)
+        self._keep(sorted(found, key=_by_worth))
+
+    def _keep(self, found: list[_Kept]) -> None:
+        """Keep those that fit together, the most worthy first; what they share counts once."""
         self._kept, self.kept_blocks = [], 0
+        self._first.clear()
         for kept in found:
-            if self.kept_blocks + kept.blocks <= self._room:
+            if self.kept_blocks + self._own_blocks(kept) > self._room:
+                self._forget_first(kept)
+            elif kept.blocks:
                 self._kept.append(kept)
                 self.kept_blocks += kept.blocks
+
+    def _own_blocks(self, kept: _Kept) -> int:
+        """Count the blocks of a context that the first one with the same beginning does not have."""
+        context = kept.session.context
+        if not context.blocks:  # it was evicted since it was valued
+            kept.blocks = 0
+            return 0
+        other = self._first.setdefault(context.blocks[0].block_id, context)
+        kept.blocks = len(context) - (0 if other is context else context.shared_with(other))
+        return kept.blocks
+
+    def _forget_first(self, kept: _Kept) -> None:
+        context = kept.session.context
+        if context.blocks and self._first.get(context.blocks[0].block_id) is context:
+            del self._first[context.blocks[0].block_id]
 
     def _value(self, session: Session, price: float, now: float) -> _Kept | None:
         blocks = session.context.shrink()
@@ -113,10 +179,12 @@ class Keeper:
         """
         if not self._kept or blocks <= 0:
             return
-        kept = {kept.session for kept in self._kept}
+        places = {kept.session: place for place, kept in enumerate(self._kept)}
         doomed: set[Session] = set()
         for block in self._cache.front(blocks):
-            doomed.update(session for session in self._sessions.owners(block) if session in kept)
+            session = self._keeping(block, places)
+            if session is not None:
+                doomed.add(session)
         if not doomed:
             return
         spare = self._cache.free - self.kept_blocks
@@ -130,10 +198,24 @@ class Keeper:
                 self._cache.refresh(candidate.session.context)
                 self.refreshes += 1
 
+    def _keeping(self, block: Block, places: Mapping[Session, int]) -> Session | None:
+        """Return the most worthy of the kept sessions that a block belongs to: with it, the block is kept for all."""
+        owners = self._sessions.owners(block)
+        if not owners:
+            return None
+        held = block.block_hash
+        if len(owners) == 1:  # nearly always
+            ((session, then),) = owners.items()
+            return session if then == held and session in places else None
+        if len(owners) > len(places):  # a beginning that many share
+            return next((session for session in places if owners.get(session, _NOTHING) == held), None)
+        kept = [session for session, then in owners.items() if then == held and session in places]
+        return min(kept, key=places.__getitem__, default=None)
+
     def give_up(self, context: CachedContext) -> None:
         """Let a context that nobody will use again be evicted first, except for what other sessions share with it."""
         pairs = zip(context.blocks, context.hashes, strict=True)
-        alone = [(block, held) for block, held in pairs if not self._sessions.owners(block)]
+        alone = [(block, held) for block, held in pairs if not self._sessions.is_owned(block)]
         if self._cache.demote([block for block, _ in alone], [held for _, held in alone]):
             self.demotions += 1
 

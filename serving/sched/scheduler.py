@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from agentinfer_lg.hints import SessionHints, parse_hints
 from agentinfer_lg.serving.engine_log import join_engine_log
 from agentinfer_lg.serving.sched.admission import admit, wait_bound
-from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext
+from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext, common_length
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.serving.sched.keeper import Keeper
 from agentinfer_lg.serving.sched.queue import ScoreQueue
@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 _LOOKS = 8
 """Waiting requests for which the cache is asked again in each plan, besides new ones."""
+_BEGINNINGS = 1024
+"""Different beginnings of prompts that are remembered."""
 _FORCE_SECONDS = 0.1
 """Time between two looks at how long requests have waited."""
 _MOST_ERRORS = 100
@@ -97,6 +99,11 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         self._scored_price = math.nan
         self._coming = 0
         self._held: set[str] = set()
+        self._hits = 0
+        self._hits_of = -1  # waiting requests of which they were counted; -1: to be counted again
+        self._beginnings: dict[
+            Any, Any
+        ] = {}  # by the hash of its first block, the prompt that began so first
         self._bound = config.max_wait_seconds
         self._longest_wait = 0.0
         self._rejected_before = False
@@ -134,7 +141,8 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         now = self.clock()
         hints = self._read_hints(request)
         session = self._sessions.begin(hints, request.block_hashes, tokens=request.num_tokens, now=now)
-        self._keeper.changed()
+        if session is not None:
+            self._keeper.changed(session, price=self._price_share, now=now)
         self._next_plan = 0.0
         return Ticket(request, hints, session, now)
 
@@ -240,16 +248,28 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         total = -(-ticket.request.num_tokens // self._cache.block_size)
         if ticket.looked < 0 or hit != ticket.hit_blocks or total != ticket.total_blocks:
             ticket.hit_blocks, ticket.total_blocks, ticket.need_blocks = hit, total, total - hit
+            ticket.common_blocks = self._common_blocks(ticket)
+            self._hits_of = -1
             ticket.score = math.nan
         ticket.looked = self._plans
+
+    def _common_blocks(self, ticket: Ticket) -> int:
+        """Of the cached blocks of a prompt, those that it has in common with the first one that began alike."""
+        hashes = ticket.request.block_hashes
+        if not ticket.hit_blocks:
+            return 0
+        if len(self._beginnings) > _BEGINNINGS:
+            self._beginnings.clear()
+        first = self._beginnings.setdefault(hashes[0], hashes)
+        return common_length(hashes, first, ticket.hit_blocks)
 
     def _update_price(self, tickets: list[Ticket], now: float) -> None:
         """Bring the price up to date, and the scores that depend on it."""
         free = self._cache.free
         need = sum(ticket.need_blocks for ticket in tickets)
-        # of a session only one request counts: the others would use the same blocks
-        hits = {ticket.session or ticket: ticket.hit_blocks for ticket in tickets}
-        self._pressure = Pressure(free=free, hit=min(free, sum(hits.values())), need=need)
+        if self._hits_of != len(tickets):
+            self._hits, self._hits_of = _distinct_hits(tickets), len(tickets)
+        self._pressure = Pressure(free=free, hit=min(free, self._hits), need=need)
         price = self._price.update(self._pressure, now=now)
         if self._tuner is not None:
             self._tuner.observe_price(price)
@@ -393,6 +413,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
     def _free_blocks(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """Note what a request that ends leaves in the cache; every request that ends comes through here."""
         ticket = self._tickets.pop(request.request_id, None)
+        self._hits_of = -1
         self._held.discard(request.request_id)
         if ticket is None:
             return super()._free_blocks(request, *args, **kwargs)
@@ -420,7 +441,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
             self._keeper.give_up(dead)
             if session is not None:
                 self._keeper.pin(session, price=self._price_share, now=now)
-        self._keeper.changed()
+                self._keeper.changed(session, price=self._price_share, now=now)
         self._next_plan = 0.0
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -443,6 +464,21 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """Publish the last figures."""
         self._metrics.close()
         return super().shutdown(*args, **kwargs)
+
+
+def _distinct_hits(tickets: list[Ticket]) -> int:
+    """Count the cached blocks that waiting requests would use; what sessions have in common counts once.
+
+    Of a session only one request counts: the others would use the same blocks.
+    """
+    own: dict[Any, int] = {}
+    common: dict[Any, int] = {}
+    for ticket in tickets:
+        if ticket.hit_blocks:
+            own[ticket.session or ticket] = ticket.hit_blocks - ticket.common_blocks
+            beginning = ticket.request.block_hashes[0]
+            common[beginning] = max(common.get(beginning, 0), ticket.common_blocks)
+    return sum(own.values()) + sum(common.values())
 
 
 def _by_score(ticket: Ticket) -> tuple[bool, float]:

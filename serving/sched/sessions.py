@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from agentinfer_lg.hints import SessionHints
@@ -20,6 +21,7 @@ Key = tuple[str, str]
 """Tenant and session id: the same id of two tenants is two sessions."""
 _UNNAMED = "\0"
 """Begins the keys of sessions without an id; no id of a client begins so."""
+_NOBODY: Mapping[Any, Any] = MappingProxyType({})
 Hashes = Sequence[Any]
 """Hashes of the full blocks of a prompt, as vLLM computes them."""
 
@@ -49,6 +51,8 @@ class Session:
     """When its last request ended."""
     away: bool = False
     """It was away for so long that it counts as not coming back."""
+    worthless_until: float = 0.0
+    """Its context was not worth keeping, and is not looked at again before then."""
     pinned_until: float = 0.0
     """Its context is pinned by force until then; 0: it is not."""
 
@@ -176,6 +180,7 @@ class SessionTable:
         """
         session.live -= 1
         session.ended, session.kind, session.hint = now, hints.role, hints.tool_seconds
+        session.worthless_until = 0.0
         self._sessions.move_to_end(session.key)
         before = session.context
         if not len(context):
@@ -214,12 +219,16 @@ class SessionTable:
         if not session.live:
             self._sessions.pop(session.key, None)
 
-    def owners(self, block: Block) -> list[Session]:
-        """Return the sessions whose context contains what a block holds at present."""
-        owners = self._owners.get(block.block_id)
-        if not owners:
-            return []
-        return [session for session, held in owners.items() if held == block.block_hash]
+    def owners(self, block: Block) -> Mapping[Session, Any]:
+        """Return the sessions whose context contains a block, each with what the block held then.
+
+        What it holds now may be something else. A beginning that all agents share has thousands: do not walk through them.
+        """
+        return self._owners.get(block.block_id, _NOBODY)
+
+    def is_owned(self, block: Block) -> bool:
+        """Return whether what a block holds at present is part of a session's context."""
+        return any(held == block.block_hash for held in self.owners(block).values())
 
     def _disown(self, session: Session) -> None:
         for block_id in session.context.all_ids:

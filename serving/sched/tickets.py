@@ -21,6 +21,8 @@ class Ticket:
     arrival: float
     hit_blocks: int = 0
     """Blocks of its prompt that are cached."""
+    common_blocks: int = 0
+    """Those of them that other sessions have too."""
     need_blocks: int = 0
     """New blocks that it needs."""
     total_blocks: int = 0

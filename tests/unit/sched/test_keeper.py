@@ -56,7 +56,7 @@ class Engine:
         context = self.small.finish(request)
         dead = self.sessions.end(session, given, context, request.block_hashes, tokens=tokens, now=self.now)
         self.keeper.give_up(dead)
-        self.keeper.changed()
+        self.keeper.changed(session, price=1.0, now=self.now)
         return session
 
     def value(self, *, price: float = 1.0) -> None:
@@ -97,7 +97,7 @@ class TestKeeping:
         engine.turn("late", "abcde", gap=200.0)
         engine.value(price=1.0)
         assert engine.keeper.kept_blocks == 0
-        engine.keeper.changed()
+        engine.now += 3.0
         engine.value(price=0.1)
         assert engine.keeper.kept_blocks == 5
 
@@ -114,9 +114,19 @@ class TestKeeping:
         engine = Engine()
         session = engine.turn("busy", "abcde", gap=5.0)
         session.live += 1
-        engine.keeper.changed()
+        engine.keeper.changed(session, price=1.0, now=engine.now)
+        assert engine.keeper.kept_blocks == 0
         engine.value()
         assert engine.keeper.kept_blocks == 0
+
+    def test_what_sessions_share_counts_once(self) -> None:
+        engine = Engine()
+        for name in "pqrs":
+            engine.turn(name, f"abcd{name}", gap=5.0)
+        engine.value()
+        assert engine.keeper.kept_blocks == 8
+        engine.allocate(12)
+        assert [engine.small.hit(f"abcd{name}") for name in "pqrs"] == [5] * 4
 
     def test_where_not_all_can_be_kept_those_that_return_first_are(self) -> None:
         engine = Engine()
@@ -138,6 +148,7 @@ class TestKeeping:
         engine = Engine()
         engine.turn("kept", "abcde", gap=5.0)
         engine.small.evict(18)
+        engine.now += 1.0
         engine.value()
         assert engine.keeper.kept_blocks == 2
 

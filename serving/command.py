@@ -21,6 +21,8 @@ __all__ = ("ServeOptions", "build_command", "part_notes", "read_extra_args")
 
 _CPU_BLOCK_SIZE = 32
 """vLLM's CPU default of 128 tokens would leave every shorter prompt without a prefix-cache hit."""
+_OPENMP = ("libiomp", "libomp", "libgomp")
+"""Names of OpenMP libraries."""
 _REMOTE_FLAGS = frozenset({"tokenizer", "hf-config-path", "speculative-config", "lora-modules"})
 """Flags that may name a model on the hub although the served model is a local folder."""
 
@@ -213,7 +215,9 @@ def _environment(
         if given & {"kv-cache-memory-bytes"}:
             defaults.pop("VLLM_CPU_KVCACHE_SPACE")
         loaded = machine.environ.get("LD_PRELOAD", "")
-        if machine.openmp is not None and "libiomp5" not in loaded:
+        if machine.openmp is not None and not any(
+            name in loaded for name in _OPENMP
+        ):  # vLLM refuses two of them
             chosen["LD_PRELOAD"] = f"{loaded}:{machine.openmp}".lstrip(":")
     return {name: value for name, value in defaults.items() if name not in machine.environ} | chosen
 

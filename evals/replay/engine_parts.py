@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,18 @@ _MODEL = {
 """The scheduler wants the configuration of some model; nothing of it matters but the longest context."""
 
 
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """vLLM's CPU platform sets variables for the engines that this process would start; one started later must not get them."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@_same_environment()
 def make_scheduler_parts(
     *,
     blocks: int,

@@ -75,6 +75,8 @@ class TestCommandOnACpu:
         machine = Machine(openmp=Path("/v/lib/libiomp5.so"), environ={"LD_PRELOAD": "/opt/libtcmalloc.so"})
         variables = environment_of(ServeOptions(model="m"), machine=machine)
         assert variables["LD_PRELOAD"] == "/opt/libtcmalloc.so:/v/lib/libiomp5.so"
+        machine = Machine(openmp=Path("/v/lib/libiomp5.so"), environ={"LD_PRELOAD": "/opt/libgomp.so.1"})
+        assert "LD_PRELOAD" not in build_command(ServeOptions(model="m"), device="cpu", machine=machine)[1]
         assert "LD_PRELOAD" not in environment_of(ServeOptions(model="m"))
 
     def test_variables_of_the_user_are_left_alone(self) -> None:

@@ -1,8 +1,8 @@
-"""What the commands of `agentinfer bench` that start engines share: reading flags, showing progress."""
+"""What the commands of `agentinfer bench` share: reading flags, showing progress, printing tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 
-__all__ = ("model_folder", "names", "step_progress", "whole_numbers")
+__all__ = ("aligned", "model_folder", "names", "step_progress", "whole_numbers")
 
 
 def names(text: str) -> list[str]:
@@ -32,6 +32,14 @@ def whole_numbers(text: str, *, flag: str, least: int = 1) -> list[int]:
         msg = f"{flag} takes different whole numbers from {least} on, separated by commas, not {text!r}"
         raise UserInputError(msg)
     return numbers
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a Markdown table as lines whose columns stand below each other; the first row is its head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return [f"| {line} |" for line in lines]
 
 
 def model_folder(model: str) -> Path:

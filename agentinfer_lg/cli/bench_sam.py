@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from agentinfer_lg.cli.bench_flags import aligned
 from agentinfer_lg.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _table(rows: Sequence[dict[str, Any]], comparison: Comparison) -> list[str]:
         if own:
             lines += ["", f"{name}: {own[0]['sessions']} sessions, {own[0]['emitted']} tokens", ""]
             head = ("drafter", "K", *(title for title, _ in _COLUMNS), *references)
-            lines += _aligned([head, *(_cells(row, references) for row in own)])
+            lines += aligned([head, *(_cells(row, references) for row in own)])
     return lines
 
 
@@ -179,7 +180,7 @@ def _batch_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "{step_us_mean:.1f}",
     )
     cells = [tuple(form.format_map(row) for form in forms) for row in rows]
-    return ["", "The same steps for every drafter, in a batch", "", *_aligned([head, *cells])]
+    return ["", "The same steps for every drafter, in a batch", "", *aligned([head, *cells])]
 
 
 def _cells(row: dict[str, Any], references: Sequence[str]) -> tuple[str, ...]:
@@ -188,10 +189,3 @@ def _cells(row: dict[str, Any], references: Sequence[str]) -> tuple[str, ...]:
         for key in references
     ]
     return (row["drafter"], str(row["k"]), *(form.format_map(row) for _, form in _COLUMNS), *against)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return [f"| {line} |" for line in lines]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agentinfer_lg.cli.bench_flags import names, whole_numbers
+from agentinfer_lg.cli.bench_flags import aligned, names, whole_numbers
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.errors import UserInputError
 
@@ -210,7 +210,7 @@ def _table(grid: Grid, joined: Sequence[Cell]) -> list[str]:
             f"{preset}, {count} at the same time: {rows[0]['sessions']} sessions, {rows[0]['calls']} requests",
         ]
         head = ("policy", *(title for title, _ in columns))
-        lines += ["", *_aligned([head, *(_cells(row, columns) for row in rows)])]
+        lines += ["", *aligned([head, *(_cells(row, columns) for row in rows)])]
     return lines
 
 
@@ -236,10 +236,3 @@ def _filled(form: str, row: dict[str, Any]) -> str:
         return form.format_map(row)
     except (KeyError, TypeError):  # there was nothing to measure it on
         return "-"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return [f"| {line} |" for line in lines]

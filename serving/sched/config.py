@@ -73,7 +73,7 @@ class SchedConfig:
     default_gap_seconds: float = 10.0
     """Expected time until a session returns, where neither a hint nor experience tells."""
     max_gap_seconds: float = 300.0
-    """Longer absences are people who went away; they tell nothing about the next one."""
+    """A session that stays away longer counts as not coming back."""
 
     def __post_init__(self) -> None:
         for name, (low, high, strict) in _RANGES.items():

@@ -101,9 +101,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         self._held: set[str] = set()
         self._hits = 0
         self._hits_of = -1  # waiting requests of which they were counted; -1: to be counted again
-        self._beginnings: dict[
-            Any, Any
-        ] = {}  # by the hash of its first block, the prompt that began so first
+        self._beginnings: dict[Any, Any] = {}  # by the hash of its first block, who began so first
         self._bound = config.max_wait_seconds
         self._longest_wait = 0.0
         self._rejected_before = False

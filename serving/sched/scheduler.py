@@ -8,11 +8,12 @@ touched, which exist in every version since 0.23.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agentinfer_lg.hints import SessionHints, parse_hints
@@ -132,8 +133,22 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
     def add_request(self, request: Any) -> None:
         """Take in a request, and note which session it belongs to."""
         if request.request_id not in self._tickets:  # another part of a prompt that comes in parts
-            self._tickets[request.request_id] = self._ticket(request)
+            with self._surviving():
+                self._tickets[request.request_id] = self._ticket(request)
         super().add_request(request)
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Let vLLM go on where AgentSched fails: the error is counted, and the first one is logged."""
+        try:
+            yield
+        except Exception:
+            self._note_error()
+
+    def _note_error(self) -> None:
+        self._counts["errors"] += 1
+        if self._counts["errors"] == 1:
+            _log.exception("AgentSched failed: vLLM goes on without its help here")
 
     def _ticket(self, request: Any) -> Ticket:
         now = self.clock()
@@ -171,7 +186,8 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
             if chunk:
                 self.scheduler_config.long_prefill_token_threshold = 0
         began = time.perf_counter()
-        self._note_step(output, now)
+        with self._surviving():
+            self._note_step(output, now)
         self._counts["overhead_seconds"] += time.perf_counter() - began
         return output
 
@@ -183,9 +199,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         try:
             return self._plan(before, now)
         except Exception:
-            self._counts["errors"] += 1
-            if self._counts["errors"] == 1:
-                _log.exception("AgentSched could not plan a step: vLLM schedules it alone")
+            self._note_error()
             self.waiting.replace(before)
             return []
 
@@ -415,11 +429,14 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         self._held.discard(request.request_id)
         if ticket is None:
             return super()._free_blocks(request, *args, **kwargs)
-        context = self._cache.context_of(request)
-        if ticket.session is not None:
-            self._keeper.unpin(ticket.session)
+        context = CachedContext()
+        with self._surviving():
+            context = self._cache.context_of(request)
+            if ticket.session is not None:
+                self._keeper.unpin(ticket.session)
         result = super()._free_blocks(request, *args, **kwargs)
-        self._leave(ticket, context)
+        with self._surviving():
+            self._leave(ticket, context)
         return result
 
     def _leave(self, ticket: Ticket, context: CachedContext) -> None:

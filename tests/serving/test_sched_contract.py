@@ -688,6 +688,28 @@ def test_good_hints_are_not_counted() -> None:
     assert drive.figures()["rejected_hints"] == 0
 
 
+@pytest.mark.parametrize(
+    "broken", ["_sessions.begin", "_sessions.end", "_cache.context_of", "_speed.step_began"]
+)
+def test_vllm_goes_on_where_the_scheduler_fails(broken: str, caplog: pytest.LogCaptureFixture) -> None:
+    drive = make_drive("default")
+    drive.may_fail = True
+    part, method = broken.split(".")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken on purpose")
+
+    setattr(getattr(drive.scheduler, part), method, fail)
+    sessions = crowd(seed=1)
+    play(drive, sessions)
+    assert_texts(drive, sessions)
+    assert set(drive.reasons) == set(drive.texts)
+    assert drive.figures()["errors"] > 1
+    told = [record for record in caplog.records if record.exc_text]
+    assert len(told) == 1
+    assert_nothing_held(drive)
+
+
 @pytest.mark.parametrize("xargs", [None, {}, {"other": [1]}])
 def test_requests_without_hints_are_served(xargs: dict[str, Any] | None) -> None:
     drive = make_drive("default")

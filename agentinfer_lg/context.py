@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ("CollabBudget", "CollabPolicy", "Context", "as_context")
+__all__ = ("CollabBudget", "CollabPolicy", "CompressionMode", "Context", "SearchFilter", "as_context")
 
 CollabPolicy = Literal[
     "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
@@ -20,6 +20,12 @@ CollabPolicy = Literal[
 
 CollabBudget = Literal["static", "cumulative"]
 """How long a rescue may last: B_L of Algorithm 1, or the growing budget of the follow-up (arXiv 2603.26034)."""
+
+CompressionMode = Literal["background", "barrier", "off"]
+"""Whether old tool results are distilled, and whether a round waits for it."""
+
+SearchFilter = Literal["model", "lexical", "off"]
+"""Who prunes search results before they are read."""
 
 
 def _knob(
@@ -117,6 +123,47 @@ class Context(BaseModel):
         0.3, "Chance of the large model per step, policy random.", "slider", ge=0.0, le=1.0
     )
     seed: int = _knob(0, "Seed of the policy random.", "number", ge=0)
+
+    compression: CompressionMode = _knob(
+        "background",
+        "Distil old tool results: in the background, with the round waiting for it (barrier: repeatable), or not at all.",
+        "select",
+        options=["background", "barrier", "off"],
+    )
+    compress_after_tokens: int = _knob(
+        5000, "Length of a context, in tokens, from which old results are distilled.", "number", ge=200
+    )
+    keep_rounds: int = _knob(2, "Last rounds whose results stay whole.", "slider", ge=0, le=20)
+    notes_tokens: int = _knob(1000, "Most tokens of the notes.", "number", ge=100, le=20_000)
+    notes: bool = _knob(True, "Write notes; off: old results are just left out.", "switch")
+    keep_reasoning: bool = _knob(
+        True, "Keep the agent's own steps word for word; off: they go with the results.", "switch"
+    )
+    max_reasoning_tokens: int = _knob(
+        8000,
+        "Most tokens of those steps; the oldest beyond that are left out, and what they searched is listed.",
+        "number",
+        ge=500,
+    )
+    prewarm: bool = _knob(
+        True, "Prefill the new context in the background before it takes the place of the old one.", "switch"
+    )
+    recall: bool = _knob(
+        True, "Let the model ask for the original of a distilled result (tool recall).", "switch"
+    )
+    distill_seconds: float = _knob(
+        300.0, "Seconds for one distillation; then sentences of the results stand in.", "number", gt=0
+    )
+    search_filter: SearchFilter = _knob(
+        "model",
+        "Choose among search results before they are read: by the small model, by their words, or not at all.",
+        "select",
+        options=["model", "lexical", "off"],
+    )
+    search_keep: int = _knob(5, "Most results of a round that pass the filter.", "slider", ge=1, le=20)
+    filter_seconds: float = _knob(
+        20.0, "Seconds for the filter's model; then the words decide.", "number", gt=0, le=600
+    )
 
     max_turns: int = _knob(12, "Think steps of each seeker.", "slider", ge=1, le=100)
     max_small_tokens: int = _knob(

@@ -21,6 +21,10 @@ EventKind = Literal[
     "model_end",
     "tool_start",
     "tool_end",
+    "filter",
+    "distill_start",
+    "distill_end",
+    "swap",
     "progress",
     "escalation",
     "deescalation",
@@ -52,6 +56,14 @@ class Event(TypedDict, total=False):
     verdict: str
     stall: str
     cause: str
+    ticket: str
+    """Of a distillation."""
+    tokens_before: int
+    tokens_after: int
+    removed: int
+    """Lines that a check took out, or results that the filter pruned."""
+    lag: int
+    """Turns from the start of a distillation to its swap."""
     plan: list[str]
 
 

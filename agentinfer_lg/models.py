@@ -232,7 +232,7 @@ class ChatTier:
         if left < -window // 4:
             msg = f"The context of {window} tokens of the {self.tier} model is full."
             raise ContextOverflowError(msg)
-        return max(_MIN_OUTPUT_TOKENS, min(max_tokens, left)) if left > 0 else _MIN_OUTPUT_TOKENS
+        return min(max_tokens, max(_MIN_OUTPUT_TOKENS, left))
 
     def _options(
         self,

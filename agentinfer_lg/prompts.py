@@ -32,6 +32,20 @@ class Prompts:
     no_results: str
     next_step: str
     not_accepted: str
+    distil: str
+    notes_heading: str
+    recall_hint: str
+    recallable: str
+    open_lead: str
+    dead_end: str
+    nothing_found: str
+    in_notes: str
+    see_above: str
+    known_in_notes: str
+    folded: str
+    not_distilled: str
+    choose: str
+    left_out: str
     read_answer: str
     document_question: str
     combine: str
@@ -90,6 +104,28 @@ _EN = Prompts(
     next_step="Question: {question}\nWrite what the results tell (known) and what they do not tell (missing). "
     "If nothing is missing, answer. Else search for the missing fact.",
     not_accepted="This answer is not accepted: {reason}",
+    distil=(
+        "Results:\n{results}\n\nQuestion: {question}\nWrite down the facts in these results that may help to answer the "
+        "question, one per line, each beginning with the number of its result in brackets. Copy names, numbers, dates and "
+        "links exactly. After them, if there are any: lines that begin with 'open:' for what is still to be looked up, and "
+        "with 'dead end:' for what led nowhere."
+    ),
+    notes_heading="Notes on results {numbers}:",
+    recall_hint="(recall gives back the exact text of each)",
+    recallable="Also there, to be recalled:",
+    open_lead="Open",
+    dead_end="Dead end",
+    nothing_found="nothing was found for {queries}",
+    in_notes="{numbers} (in the notes below)",
+    see_above="(see above)",
+    known_in_notes="(see the notes)",
+    folded="Left out above: {count} earlier steps. They searched for: {queries}",
+    not_distilled="There is no distilled result [{number}].",
+    choose=(
+        "Question: {question}\n\nSearch results:\n{results}\n\nWrite the numbers of the results that may help to answer the "
+        "question, best first."
+    ),
+    left_out="Left out, can be read by number: {titles}",
     read_answer="Passages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
     document_question="Document:\n{passages}\n\nQuestion: {question}\nAnswer in one or two sentences, only from the document.",
     combine="Facts:\n{findings}\n\nPassages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
@@ -143,6 +179,23 @@ _ZH = Prompts(
     no_results="没有找到任何资料。",
     next_step="问题：{question}\n写出结果说明了什么（known）、还没有说明什么（missing）。什么都不缺就answer，否则search缺少的事实。",
     not_accepted="这个答案不被接受：{reason}",
+    distil=(
+        "结果：\n{results}\n\n问题：{question}\n写下这些结果中有助于回答问题的事实，每行一条，行首用方括号写出结果编号。"
+        "名称、数字、日期和链接照抄。之后如果有的话：以“open:”开头写还需要查的内容，以“dead end:”开头写没有结果的尝试。"
+    ),
+    notes_heading="结果{numbers}的笔记：",
+    recall_hint="（recall可取回每个结果的原文）",
+    recallable="原文中还有，可以取回：",
+    open_lead="待查",
+    dead_end="无果",
+    nothing_found="没有找到关于{queries}的资料",
+    in_notes="{numbers}（见下面的笔记）",
+    see_above="(see above)",
+    known_in_notes="（见笔记）",
+    folded="上面省略了{count}个较早的步骤，搜索过：{queries}",
+    not_distilled="没有编号为[{number}]的笔记结果。",
+    choose="问题：{question}\n\n搜索结果：\n{results}\n\n写出可能有助于回答问题的结果编号，最有用的在前。",
+    left_out="已省略，可按编号阅读：{titles}",
     read_answer="资料：\n{passages}\n\n问题：{question}\n用几个词回答。",
     document_question="文档：\n{passages}\n\n问题：{question}\n只根据文档，用一两句话回答。",
     combine="事实：\n{findings}\n\n资料：\n{passages}\n\n问题：{question}\n用几个词回答。",

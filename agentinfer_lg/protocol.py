@@ -1,6 +1,6 @@
 """The agent's actions, in the two forms that models speak.
 
-Native: the server parses tool calls (`TOOLS` are their definitions). JSON: one constrained JSON object per step,
+Native: the server parses tool calls (`tool_definitions`). JSON: one constrained JSON object per step,
 `{"thought": ..., "action": "search", "query": ...}` or, once there are results, `{"known": ..., "missing": ...,
 "action": "answer"}`, so that a model without tool calling, however small, drives the
 loop too. Either way a step becomes the same `Step`, and everything in it is checked here before it is used.
@@ -18,7 +18,6 @@ from agentinfer_lg.text import well_formed
 
 __all__ = (
     "MAX_QUERIES",
-    "TOOLS",
     "Action",
     "Choices",
     "Step",
@@ -27,9 +26,10 @@ __all__ = (
     "action_schema",
     "parse_step",
     "read_tool_call",
+    "tool_definitions",
 )
 
-ToolName = Literal["web_search", "crawl", "document_qa", "finish"]
+ToolName = Literal["web_search", "crawl", "document_qa", "recall", "finish"]
 
 MAX_QUERIES = 5
 """Most queries or pages of one call."""
@@ -44,7 +44,7 @@ class Action:
     """One checked tool call.
 
     `arguments` by tool: web_search `queries: list[str]`; crawl `sources: list[int], urls: list[str]`;
-    document_qa `source: int, question: str`; finish `answer: str, sources: list[int]`.
+    document_qa `source: int, question: str`; recall `ticket: int, query: str`; finish `answer: str, sources: list[int]`.
     """
 
     tool: ToolName
@@ -75,11 +75,13 @@ class Choices:
     """Numbers of results that were not read in full."""
     answer: bool = False
     """Whether to answer; not right after an answer was refused."""
+    recall: tuple[int, ...] = ()
+    """Numbers of results that were distilled."""
     results: bool = False
     """Whether there are results to speak of."""
 
     def __post_init__(self) -> None:
-        if not (self.search or self.read or self.answer):
+        if not (self.search or self.read or self.recall or self.answer):
             msg = "a step needs at least one possible action"
             raise ValueError(msg)
 
@@ -99,7 +101,7 @@ def _tool(
     }
 
 
-TOOLS: tuple[dict[str, object], ...] = (
+_TOOLS: tuple[dict[str, object], ...] = (
     _tool(
         "web_search",
         "Search documents. Several queries are searched at once; results are numbered.",
@@ -128,7 +130,21 @@ TOOLS: tuple[dict[str, object], ...] = (
         ["answer", "sources"],
     ),
 )
-"""OpenAI tool definitions of the four tools."""
+_RECALL = _tool(
+    "recall",
+    "Get back the exact text of a result that is only in the notes, by its number; a query chooses the part.",
+    {"ticket": {"type": "integer"}, "query": {"type": "string"}},
+    ["ticket"],
+)
+
+
+def tool_definitions(*, recall: bool) -> tuple[dict[str, object], ...]:
+    """Return the OpenAI tool definitions.
+
+    Args:
+        recall: With the tool for distilled results.
+    """
+    return (*_TOOLS[:-1], _RECALL, _TOOLS[-1]) if recall else _TOOLS
 
 
 def action_schema(choices: Choices) -> dict[str, object]:
@@ -140,6 +156,9 @@ def action_schema(choices: Choices) -> dict[str, object]:
         )
     if choices.read:
         options.append(_option("read", choices, {"source": {"enum": list(choices.read)}}))
+    if choices.recall:
+        about = {"type": "string", "minLength": 3, "maxLength": 80}
+        options.append(_option("recall", choices, {"source": {"enum": list(choices.recall)}, "about": about}))
     if choices.answer:
         options.append(_option("answer", choices, {}))
     return options[0] if len(options) == 1 else {"anyOf": options}
@@ -155,6 +174,9 @@ def action_regex(choices: Choices) -> str:
         endings.append(rf'search", "query": "{_TEXT}{{3,120}}"')
     if choices.read:
         endings.append(rf'read", "source": ({"|".join(map(str, choices.read))})')
+    if choices.recall:
+        numbers = "|".join(map(str, choices.recall))
+        endings.append(rf'recall", "source": ({numbers}), "about": "{_TEXT}{{3,80}}"')
     if choices.answer:
         endings.append('answer"')
     notes = "".join(rf'"{name}": "{_TEXT}{{1,{_MAX_NOTE_CHARS}}}", ' for name in choices.notes)
@@ -201,6 +223,12 @@ def read_tool_call(name: str, arguments: Mapping[str, object]) -> Action | None:
             if not numbers or not question:
                 return None
             return Action(tool="document_qa", arguments={"source": numbers[0], "question": question})
+        case "recall":
+            numbers = _numbers(arguments.get("ticket", arguments.get("source")))
+            query = _clean(arguments.get("query", arguments.get("about")), limit=500)
+            return (
+                Action(tool="recall", arguments={"ticket": numbers[0], "query": query}) if numbers else None
+            )
         case "finish":
             answer = _clean(arguments.get("answer"), limit=20_000)
             return Action(
@@ -218,6 +246,8 @@ def _json_action(value: Mapping[str, object]) -> Action | None:
             return read_tool_call("crawl", {"sources": value.get("source"), "urls": value.get("url")})
         case "ask":
             return read_tool_call("document_qa", value)
+        case "recall":
+            return read_tool_call("recall", value)
         case "answer":
             return read_tool_call("finish", {"answer": value.get("answer", "")})
         case _:

@@ -9,6 +9,7 @@ import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from agentinfer_lg.compression.jobs import Jobs
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.models import Models
 from agentinfer_lg.settings import Settings
@@ -16,6 +17,7 @@ from agentinfer_lg.tools import Crawler, Reader, SearchProvider, make_provider
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langgraph.store.base import BaseStore
 
 __all__ = ("Resources", "ToolClock")
 
@@ -62,7 +64,9 @@ class Resources:
         self._search = search
         self._models: Models | None = None
         self._reader: Reader | None = None
+        self._store: BaseStore | None = None
         self.clock = ToolClock()
+        self.jobs = Jobs()
 
     @property
     def settings(self) -> Settings:
@@ -107,6 +111,15 @@ class Resources:
             crawler = Crawler(allow_private=self.settings.allow_private_addresses)
             self._reader = Reader(self.search, crawler)
         return self._reader
+
+    @property
+    def store(self) -> BaseStore:
+        """Keeps distillates where the graph was given no store; it lives as long as the process."""
+        if self._store is None:
+            from langgraph.store.memory import InMemoryStore
+
+            self._store = InMemoryStore()
+        return self._store
 
     async def ready(self) -> None:
         """Do the blocking part (settings, certificates) off the event loop; a resumed run enters at any node.

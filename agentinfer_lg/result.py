@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         CallRecord,
         CheckRecord,
         EscalationRecord,
+        FilterRecord,
         Finding,
         ResearchState,
         Source,
         SubTask,
+        SwapRecord,
         ToolRecord,
     )
 
@@ -32,7 +34,8 @@ _PHASES: Mapping[str, str] = {
     "write": "write",
     "qa": "observe",
     "filter": "observe",
-    "distill": "observe",
+    "distill": "distill",
+    "prewarm": "distill",
 }
 """Role of a model call to the phase its seconds count for; the phase `act` is the time of tools."""
 
@@ -78,6 +81,8 @@ class PhaseSeconds(TypedDict):
     progress: float
     act: float
     observe: float
+    distill: float
+    """In the background, while the agents went on."""
     write: float
     total: float
     """Wall time."""
@@ -100,6 +105,8 @@ class Result(TypedDict):
     escalations: list[EscalationRecord]
     reprefill_tokens: int
     """Tokens prefilled again because the tier was switched."""
+    filters: list[FilterRecord]
+    swaps: list[SwapRecord]
     usage: dict[Tier, TierUsage]
     seconds: PhaseSeconds
     dropped_citations: int
@@ -135,6 +142,8 @@ def build_result(values: Mapping[str, Any] | ResearchState, *, thread: str, seco
         "progress_checks": _checks(values.get("checks") or ()),
         "escalations": list(values.get("escalations") or ()),
         "reprefill_tokens": sum(call["reprefill_tokens"] for call in calls),
+        "filters": list(values.get("filters") or ()),
+        "swaps": list(values.get("swaps") or ()),
         "usage": {"small": _usage(calls, "small"), "large": _usage(calls, "large")},
         "seconds": _seconds(calls, values.get("tools") or (), total=seconds),
         "dropped_citations": int(values.get("dropped_citations") or 0),
@@ -200,7 +209,7 @@ def _usage(calls: Iterable[CallRecord], tier: Tier) -> TierUsage:
 
 
 def _seconds(calls: Iterable[CallRecord], tools: Iterable[ToolRecord], *, total: float) -> PhaseSeconds:
-    spent = dict.fromkeys(("plan", "think", "progress", "act", "observe", "write"), 0.0)
+    spent = dict.fromkeys(("plan", "think", "progress", "act", "observe", "distill", "write"), 0.0)
     for call in calls:
         phase = _PHASES.get(call["role"])
         if phase:
@@ -212,6 +221,7 @@ def _seconds(calls: Iterable[CallRecord], tools: Iterable[ToolRecord], *, total:
         "progress": round(spent["progress"], 3),
         "act": round(spent["act"], 3),
         "observe": round(spent["observe"], 3),
+        "distill": round(spent["distill"], 3),
         "write": round(spent["write"], 3),
         "total": round(total, 3),
     }

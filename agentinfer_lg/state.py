@@ -21,6 +21,7 @@ __all__ = (
     "CallRecord",
     "CheckRecord",
     "EscalationRecord",
+    "FilterRecord",
     "Finding",
     "Observation",
     "PendingCall",
@@ -32,6 +33,7 @@ __all__ = (
     "SeekerState",
     "Source",
     "SubTask",
+    "SwapRecord",
     "ToolRecord",
     "merge_round",
     "merge_sources",
@@ -122,6 +124,36 @@ class EscalationRecord(TypedDict):
     cause: str
 
 
+class FilterRecord(TypedDict):
+    """One round whose search results were pruned."""
+
+    agent: str
+    turn: int
+    method: Literal["model", "lexical"]
+    results: int
+    pruned: int
+    tokens_saved: int
+    """Estimated tokens of what was pruned."""
+
+
+class SwapRecord(TypedDict):
+    """One swap of distilled results for notes."""
+
+    agent: str
+    turn: int
+    """First turn that saw the notes."""
+    ticket: str
+    lag: int
+    """Turns since the distillation was started."""
+    tokens_before: int
+    """Estimated length of the context without the swap."""
+    tokens_after: int
+    removed: int
+    """Lines of the model that the originals did not bear out."""
+    failure: str
+    """Why notes were made without a model; empty: they were not."""
+
+
 class PendingCall(TypedDict):
     """A tool call of the current round."""
 
@@ -195,6 +227,8 @@ class _Shared(TypedDict, total=False):
     tools: Annotated[list[ToolRecord], operator.add]
     checks: Annotated[list[CheckRecord], operator.add]
     escalations: Annotated[list[EscalationRecord], operator.add]
+    filters: Annotated[list[FilterRecord], operator.add]
+    swaps: Annotated[list[SwapRecord], operator.add]
     ran_out: Annotated[list[str], merge_unique]
     """Sentences: which budget ran out, which endpoint failed."""
     dropped_citations: Annotated[int, operator.add]
@@ -259,6 +293,9 @@ class SeekerState(_Shared, total=False):
     """A budget ended the seeker."""
     verifier: dict[str, Any]  # Any: `nodes.verifier.VerifierState` as JSON
     budget: Budget
+    compression: dict[str, Any]
+    """JSON: `ticket` (`compression.policy.Ticket`) while a distillation is asked for, `swap` (`compression.view.Swap`) and
+    `notes` (`compression.distillate.Distillate`) once there was one, `given_up` when no other would pay."""
 
 
 class SeekerOutput(_Shared, total=False):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from agentinfer_lg.tokens import estimate_tokens
@@ -13,6 +14,7 @@ __all__ = (
     "clip",
     "content_terms",
     "detect_language",
+    "idf_scores",
     "sentence_spans",
     "sentences",
     "terms",
@@ -95,6 +97,27 @@ def terms(text: str) -> list[str]:
 def content_terms(text: str) -> set[str]:
     """The terms of `text` without the words that carry no content, English or Chinese."""
     return {term for term in _iterate_terms(text) if term not in _ALL_STOP_WORDS}
+
+
+def idf_scores(texts: Sequence[set[str]], queries: Sequence[set[str]]) -> list[float]:
+    """Score texts by the inverse document frequencies of the terms that they share with queries.
+
+    Args:
+        texts: `content_terms` of each text.
+        queries: `content_terms` of each query, the most important first: each next one counts less.
+    """
+    frequency: dict[str, int] = {}
+    for text in texts:
+        for term in text:
+            frequency[term] = frequency.get(term, 0) + 1
+    weight = {term: math.log(1 + len(texts) / count) for term, count in frequency.items()}
+    return [
+        sum(
+            sum(weight[term] for term in query & text) / position
+            for position, query in enumerate(queries, start=1)
+        )
+        for text in texts
+    ]
 
 
 def word_runs(text: str) -> Iterator[tuple[str, bool]]:

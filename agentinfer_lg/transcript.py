@@ -20,6 +20,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from agentinfer_lg.compression.view import STUB
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.protocol import Action, Step
 
@@ -90,13 +91,15 @@ def _as_json(messages: Sequence[AnyMessage], next_step: str) -> list[BaseMessage
         if isinstance(message, AIMessage):
             result.append(AIMessage(str(message.additional_kwargs.get(RAW) or _step_json(message))))
         elif isinstance(message, ToolMessage):
+            # Of a stub nothing is to be said any more, so the question is not repeated after it.
+            suffix = "" if message.additional_kwargs.get(STUB) else f"\n{next_step}"
             text = str(message.content)
             if result and isinstance(result[-1], HumanMessage) and result[-1].name == "results":
                 # Chat templates of small models want user and assistant to alternate: one message for all results.
                 previous = str(result[-1].content).removesuffix(f"\n{next_step}")
                 text = f"{previous}\n{text}"
                 result.pop()
-            result.append(HumanMessage(f"{text}\n{next_step}", name="results"))
+            result.append(HumanMessage(f"{text}{suffix}", name="results"))
         else:
             result.append(message)
     return [HumanMessage(m.content) if isinstance(m, HumanMessage) else m for m in result]
@@ -123,5 +126,7 @@ def _json_arguments(action: Action) -> dict[str, object]:
             )
         case "document_qa":
             return {"source": arguments["source"], "question": arguments["question"]}
+        case "recall":
+            return {"source": arguments["ticket"], "about": arguments["query"]}
         case _:
             return {}

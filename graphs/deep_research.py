@@ -109,6 +109,8 @@ def _cleared(state: ResearchState) -> dict[str, Any]:
         "tools": [],
         "checks": [],
         "escalations": [],
+        "filters": [],
+        "swaps": [],
         "ran_out": [],
         "dropped_citations": 0,
         "plan_notes": [],

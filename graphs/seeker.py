@@ -50,7 +50,9 @@ def _calls(state: SeekerState) -> list[Send]:
     return [Send("act", {**payload, "call": call}) for call in state["pending"]]
 
 
-_NOT_FOR_ACT = frozenset({"observations", "findings", "checks", "escalations", "collab", "verifier"})
+_NOT_FOR_ACT = frozenset(
+    {"observations", "findings", "checks", "escalations", "collab", "verifier", "compression"}
+)
 
 
 def _after_boundary(state: SeekerState) -> Literal["think", "conclude"]:

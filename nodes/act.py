@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.citations import source_key, supporting_sources
+from agentinfer_lg.compression.originals import recalled
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
@@ -25,6 +26,7 @@ from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, Observation, PendingCall, SeekerState, Source, ToolRecord
+from agentinfer_lg.text import clip
 from agentinfer_lg.tools import best_passages
 
 __all__ = ("act",)
@@ -65,7 +67,7 @@ async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resou
 
 
 class _Tool:
-    """The four tools, for one call of one seeker."""
+    """The tools, for one call of one seeker."""
 
     def __init__(self, state: SeekerState, context: Context, resources: Resources) -> None:
         self._state = state
@@ -82,6 +84,8 @@ class _Tool:
                 return await self._crawl(call)
             case "document_qa":
                 return await self._ask(call)
+            case "recall":
+                return self._recall(call)
             case "finish":
                 return await self._finish(call)
             case unknown:
@@ -154,6 +158,20 @@ class _Tool:
             document.uri, document.title, [called.reply.text] if called.reply.text else [], read=False
         )
         return Observation(call=call, text=called.reply.text, sources=[source], ok=True, seconds=0.0)
+
+    def _recall(self, call: PendingCall) -> Observation:
+        number, query = call["arguments"]["ticket"], call["arguments"].get("query", "")
+        self._uri(number)
+        source = self._state["sources"][self._state["numbers"][number - 1]]
+        if not source["passages"]:
+            raise ToolError(self._prompts.not_distilled.format(number=number))
+        text = recalled(
+            source["passages"],
+            query or self._state["task"]["question"],
+            tokens=self._context.max_observation_tokens,
+        )
+        title = clip(source["title"], tokens=40)
+        return Observation(call=call, text=f"[{number}] {title}: {text}", sources=[], ok=True, seconds=0.0)
 
     async def _finish(self, call: PendingCall) -> Observation:
         answer = without_marks(str(call["arguments"].get("answer", "")))

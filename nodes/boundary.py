@@ -14,6 +14,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import exhausted, tokens_spent
 from agentinfer_lg.nodes.collab import CollabState, Transition, advance
+from agentinfer_lg.nodes.compress import compress
 from agentinfer_lg.nodes.controller import controller_settings
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -91,6 +92,9 @@ async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: 
             update["stopped"] = True
     for sentence in ran_out:
         emit("budget", agent, turn=turn, text=sentence)
+    if not state["proposal"]["accepted"] and not update.get("stopped"):
+        # Only here is nothing in flight that extends the old context.
+        update |= await compress(state, context, resources, runtime.store, tier=tier, turn=turn + 1)
     return update | ({"ran_out": ran_out} if ran_out else {})
 
 

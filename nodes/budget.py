@@ -11,6 +11,8 @@ from agentinfer_lg.state import Budget, CallRecord, SeekerState, ToolRecord
 
 __all__ = ("exhausted", "seconds_left", "seconds_spent", "share", "tokens_spent")
 
+_ASIDE = frozenset({"qa", "distill", "prewarm"})
+
 
 def tokens_spent(calls: Sequence[CallRecord], tier: Tier) -> int:
     """Return prompt and output tokens of `tier`."""
@@ -18,11 +20,14 @@ def tokens_spent(calls: Sequence[CallRecord], tier: Tier) -> int:
 
 
 def seconds_spent(calls: Sequence[CallRecord], tools: Sequence[ToolRecord]) -> float:
-    """Return seconds of work of one agent: its calls one after the other, the tools of a round in parallel."""
+    """Return seconds of work of one agent: its calls one after the other, the tools of a round in parallel.
+
+    Calls inside of a tool are part of the tool's time, and calls in the background are nobody's.
+    """
     rounds: dict[int, float] = {}
     for tool in tools:
         rounds[tool["turn"]] = max(rounds.get(tool["turn"], 0.0), tool["seconds"])
-    return sum(call["seconds"] for call in calls if call["role"] != "qa") + sum(rounds.values())
+    return sum(call["seconds"] for call in calls if call["role"] not in _ASIDE) + sum(rounds.values())
 
 
 def seconds_left(state: SeekerState) -> float:

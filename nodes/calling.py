@@ -21,12 +21,12 @@ from agentinfer_lg.models import (
     RefusedRequestError,
     Reply,
 )
-from agentinfer_lg.protocol import TOOLS
+from agentinfer_lg.protocol import tool_definitions
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, SeekerState
 
-__all__ = ("Called", "Caller", "seeker_caller", "session_name")
+__all__ = ("Called", "Caller", "recalls", "seeker_caller", "session_name")
 
 _ONE_SHOT: frozenset[AgentRole] = frozenset({"plan", "qa", "filter", "distill", "write"})
 
@@ -68,6 +68,7 @@ class Caller:
         tool_seconds: float | None = None,
         timeout: float | None = None,
         previous: CallRecord | None = None,
+        supersedes: bool = False,
         fallback: bool = True,
     ) -> Called:
         """Call the model of `tier`.
@@ -77,6 +78,7 @@ class Caller:
                 prefix stays the same), or leave them out (None).
             tool_seconds: Expected seconds until this session's next request.
             previous: The agent's latest Think call, to tell what a switch of the tier costs.
+            supersedes: This prompt takes the place of the session's context beyond what they have in common.
             fallback: Let the other tier answer when this one's endpoint fails.
 
         Raises:
@@ -92,6 +94,7 @@ class Caller:
             tool_seconds=tool_seconds,
             output_tokens=max_tokens,
             final=role in _ONE_SHOT,
+            supersedes=supersedes,
             tenant=self.context.tenant,
         )
         emit("model_start", self.agent, turn=self.turn, tier=tier, role=role)
@@ -131,7 +134,7 @@ class Caller:
             max_tokens=max_tokens,
             temperature=self.context.temperature,
             guide=guide,
-            tools=TOOLS if native_tools else (),
+            tools=tool_definitions(recall=recalls(self.context)) if native_tools else (),
             tool_choice=native_tools or "auto",
             timeout=timeout,
         )
@@ -156,6 +159,11 @@ class Caller:
             seconds=round(reply.seconds, 4),
             reprefill_tokens=reprefill,
         )
+
+
+def recalls(context: Context) -> bool:
+    """Whether there is a tool to recall what was distilled; the same for a whole run, for it is part of every prompt."""
+    return context.recall and context.compression != "off"
 
 
 def seeker_caller(state: SeekerState, context: Context, resources: Resources) -> Caller:

@@ -10,7 +10,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import seeker_caller
+from agentinfer_lg.nodes.calling import seeker_caller, session_name
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -26,6 +26,7 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     answers, its sources remain and the report quotes them.
     """
     context = runtime.context or Context()
+    await resources.jobs.cancel(session_name(state["run_id"], state["task"]["id"]))
     proposal = state.get("proposal")
     reading = Reading("", ())
     failure = ""

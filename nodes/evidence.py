@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from agentinfer_lg.state import Source
-from agentinfer_lg.text import content_terms
+from agentinfer_lg.text import content_terms, idf_scores
 from agentinfer_lg.tokens import estimate_tokens
 
 __all__ = ("select_passages",)
@@ -35,7 +34,7 @@ def select_passages(
     if not passages:
         return []
     terms = [content_terms(f"{title} {text}") for _, title, text in passages]
-    scores = _score(terms, [content_terms(query) for query in queries])
+    scores = idf_scores(terms, [content_terms(query) for query in queries])
     chosen: list[tuple[int, str, str]] = []
     left = tokens
     for index in sorted(range(len(passages)), key=lambda i: (-scores[i], i)):
@@ -45,20 +44,3 @@ def select_passages(
         chosen.append(passages[index])
         left -= cost
     return chosen
-
-
-def _score(passages: Sequence[set[str]], queries: Sequence[set[str]]) -> list[float]:
-    """Sum of inverse document frequencies of shared terms, per query, the first query counting most."""
-    frequency: dict[str, int] = {}
-    for terms in passages:
-        for term in terms:
-            frequency[term] = frequency.get(term, 0) + 1
-    total = len(passages)
-    weight = {term: math.log(1 + total / count) for term, count in frequency.items()}
-    return [
-        sum(
-            sum(weight[term] for term in query & terms) / position
-            for position, query in enumerate(queries, start=1)
-        )
-        for terms in passages
-    ]

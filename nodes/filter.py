@@ -1,17 +1,20 @@
 """Filter: the results of a round become numbered tool messages.
 
 Every source gets its number here, after all calls of the round are in, so that numbers are the same however the calls
-raced. Results pass unpruned up to the observation budget; passages that the model has seen are not shown again.
+raced. Passages that the model sees already are not shown again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import ToolMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
+from agentinfer_lg.nodes.compress import hidden_numbers
+from agentinfer_lg.nodes.search_filter import choose_results
 from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -30,12 +33,15 @@ async def filter_results(
     """Number the sources, write the tool messages, and let the verifier look at the round."""
     context = runtime.context or Context()
     prompts = PROMPTS[state["language"]]
-    board = _Board(state, context.max_observation_tokens)
     order = {call["id"]: position for position, call in enumerate(state["pending"])}
     observations = sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
+    chosen = await choose_results(observations, state, context, resources)
+    board = _Board(state, context.max_observation_tokens, chosen.pruned)
     messages = []
-    for observation in observations:
+    for observation in chosen.observations:
         text = board.show(observation)
+        if pruned := board.left_out(observation):
+            text += "\n" + prompts.left_out.format(titles="; ".join(pruned))
         name = observation["call"]["tool"]
         content = text if name == "finish" else prompts.results.format(results=text or prompts.no_results)
         call_id = observation["call"]["id"]
@@ -50,17 +56,22 @@ async def filter_results(
         "verifier": verifier.to_json(),
         "stall": stall if context.verifier else "",
         "tool_error": any(not item["ok"] for item in observations if item["call"]["tool"] != "finish"),
+        "calls": chosen.calls,
+        "filters": chosen.records,
     }
 
 
 class _Board:
     """What is shown of a round, within its budget of tokens."""
 
-    def __init__(self, state: SeekerState, tokens: int) -> None:
+    def __init__(self, state: SeekerState, tokens: int, pruned: Sequence[Source]) -> None:
+        self._prompts = PROMPTS[state["language"]]
         self._known = dict(state.get("sources", {}))
         self._left = tokens
+        self._pruned = list(pruned)
         self.numbers = list(state.get("numbers", []))
         self.added: dict[str, Source] = {}
+        self._hidden = {self.numbers[n - 1] for n in hidden_numbers(state) if 0 < n <= len(self.numbers)}
 
     def show(self, observation: Observation) -> str:
         """Return the text of one observation; sources that do not fit any more are left out."""
@@ -75,15 +86,32 @@ class _Board:
                 lines.append(line)
         return "\n".join(lines)
 
+    def left_out(self, observation: Observation) -> list[str]:
+        """Return number and title of each result that the filter pruned, after the first search of the round."""
+        if observation["call"]["tool"] != "web_search":
+            return []
+        pruned, self._pruned = self._pruned, []
+        titles = []
+        for source in pruned:
+            bare: Source = {**source, "passages": [], "read": False}
+            self._known = merge_sources(self._known, {source["key"]: bare})
+            self.added = merge_sources(self.added, {source["key"]: bare})
+            titles.append(f"[{self._number(source['key'])}] {clip(source['title'], tokens=20)}")
+        return titles
+
     def _line(self, source: Source, *, observation_reads: bool) -> str:
         known = self._known.get(source["key"])
         fresh = [
             text for text in source["passages"] if known is None or not _contains(known["passages"], text)
         ]
         title = clip(source["title"], tokens=40)
+        hidden = known is not None and not fresh and source["key"] in self._hidden
+        if hidden and observation_reads:
+            fresh = source["passages"]  # it was distilled, and is asked for again
         if known is not None and not fresh:
             self.added = merge_sources(self.added, {source["key"]: {**source, "passages": []}})
-            return f"[{self._number(source['key'])}] {title} (see above)"
+            where = self._prompts.known_in_notes if hidden else self._prompts.see_above
+            return f"[{self._number(source['key'])}] {title} {where}"
         if self._left < _MIN_SHOWN_TOKENS:
             return ""
         text = clip(" ".join(fresh), tokens=self._left)

@@ -13,6 +13,7 @@ from agentinfer_lg.models import Guide
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import seeker_caller
 from agentinfer_lg.nodes.collab import CollabState, needs_check
+from agentinfer_lg.nodes.compress import seeker_view
 from agentinfer_lg.nodes.controller import controller_settings
 from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
 from agentinfer_lg.prompts import PROMPTS
@@ -41,7 +42,7 @@ async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: 
     mode = "json" if state["modes"].get(tier) == "json" else resources.models.tier(tier).tool_mode
     caller = seeker_caller(state, context, resources)
     transcript = write_transcript(
-        state["messages"],
+        seeker_view(state, context),
         mode=mode,
         prompts=PROMPTS[state["language"]],
         question=state["task"]["question"],

@@ -19,7 +19,8 @@ from agentinfer_lg.models import (
     Reply,
 )
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Called, Caller, seeker_caller
+from agentinfer_lg.nodes.calling import Called, Caller, recalls, seeker_caller
+from agentinfer_lg.nodes.compress import hidden_numbers, seeker_view, supersedes
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.protocol import (
     Action,
@@ -79,11 +80,15 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     return update
 
 
-def choices(state: SeekerState) -> Choices:
+def choices(state: SeekerState, *, recall: bool = False) -> Choices:
     """Return the actions that make sense now.
 
     After a search that brought nothing new another one would be the same again, and a refused answer must not be given
     again at once; a small model does either, if it may.
+
+    Args:
+        state: Before the step.
+        recall: Whether results that were distilled can be recalled.
     """
     numbers, sources = state.get("numbers", []), state.get("sources", {})
     if not numbers:
@@ -94,6 +99,7 @@ def choices(state: SeekerState) -> Choices:
     return Choices(
         search=not (last == "web_search" and stalled),
         read=tuple(unread[-10:]),
+        recall=tuple(sorted(hidden_numbers(state))[-10:]) if recall and last != "recall" else (),
         answer=last != "finish",
         results=True,
     )
@@ -123,21 +129,20 @@ async def _call(
     mode: Literal["native", "json"],
     prompts: Prompts,
 ) -> tuple[Called, Literal["native", "json"]]:
-    calls = state.get("calls", [])
+    calls, view = state.get("calls", []), seeker_view(state, context)
 
     async def attempt(mode: Literal["native", "json"]) -> Called:
         return await caller.call(
             model.tier,
-            write_transcript(
-                state["messages"], mode=mode, prompts=prompts, question=state["task"]["question"]
-            ),
+            write_transcript(view, mode=mode, prompts=prompts, question=state["task"]["question"]),
             role="think",
             max_tokens=context.max_thought_tokens,
-            guide=_guide(choices(state)) if mode == "json" else None,
+            guide=_guide(choices(state, recall=recalls(context))) if mode == "json" else None,
             native_tools="auto" if mode == "native" else None,
             tool_seconds=0.0,  # the Progress Check follows at once
             timeout=seconds_left(state),
             previous=last_think(calls),
+            supersedes=supersedes(state, model.tier),
         )
 
     try:

@@ -163,11 +163,34 @@ class Board:
         if ended:
             row.tools.remove(ended)
         self._do(row, row.tools[-1][1] if row.tools else "waiting")
-        took = f"{float(event.get('seconds') or 0.0):.1f} s"
+        seconds = event.get("seconds")
+        took = f"{seconds if isinstance(seconds, int | float) else 0.0:.1f} s"
         if event.get("ok", True):
             return [LogLine(row.agent, f"{tool}: {_count(event, 'results')} results in {took}", "cyan")]
         reason = plain(event.get("text", ""), limit=_LOG_CHARS)
         return [LogLine(row.agent, f"{tool} failed after {took}: {reason}", "yellow")]
+
+    def _filter(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        kept, removed = _count(event, "results"), _count(event, "removed")
+        reason = plain(event.get("text", ""), limit=_LOG_CHARS)
+        text = f"keeps {kept} of {kept + removed} results"
+        return [LogLine(row.agent, f"{text} by their words: {reason}" if reason else text, "cyan")]
+
+    def _distill_start(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        tokens = _count(event, "tokens_before")
+        return [LogLine(row.agent, f"distils {tokens} tokens of results in the background", "dim")]
+
+    def _distill_end(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        reason = plain(event.get("text", ""), limit=_LOG_CHARS)
+        if event.get("ok", True):
+            return []
+        return [LogLine(row.agent, f"notes made without a model: {reason}", "yellow")]
+
+    def _swap(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        if not event.get("ok", True):
+            return []
+        before, after = _count(event, "tokens_before"), _count(event, "tokens_after")
+        return [LogLine(row.agent, f"context {before} -> {after} tokens", "green")]
 
     def _progress(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
         reason = plain(event.get("stall") or event.get("text") or "", limit=_LOG_CHARS)
@@ -210,6 +233,10 @@ _HANDLERS: Mapping[str, Callable[[Board, AgentRow, Mapping[str, Any]], list[LogL
     "model_end": Board._model_end,
     "tool_start": Board._tool_start,
     "tool_end": Board._tool_end,
+    "filter": Board._filter,
+    "distill_start": Board._distill_start,
+    "distill_end": Board._distill_end,
+    "swap": Board._swap,
     "progress": Board._progress,
     "escalation": Board._escalation,
     "deescalation": Board._deescalation,

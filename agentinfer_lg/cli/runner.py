@@ -21,6 +21,7 @@ from agentinfer_lg.threads import RunRecord, RunState, Threads
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore
 
     from agentinfer_lg.tools import SearchProvider
 
@@ -101,10 +102,13 @@ def _note_failure(outcome: Outcome, save: Callable[[], None]) -> None:
 class _Sitting:
     """The graph with its saver, and the stream of one run."""
 
-    def __init__(self, request: Run, view: View, saver: BaseCheckpointSaver[Any]) -> None:
+    def __init__(
+        self, request: Run, view: View, saver: BaseCheckpointSaver[Any], store: BaseStore | None
+    ) -> None:
         self._request = request
         self._view = view
         self._saver = saver
+        self._store = store
         self._config: Any = {"configurable": {"thread_id": request.record.thread}}
         self._started = time.monotonic()
         self._seconds_before = request.record.seconds
@@ -118,7 +122,8 @@ class _Sitting:
     async def open(cls, request: Run, view: View, stack: AsyncExitStack) -> _Sitting:
         view.status("loading")
         saver = await stack.enter_async_context(_open_saver(request))
-        sitting = cls(request, view, saver)
+        store = await _open_store(request, view, stack)
+        sitting = cls(request, view, saver, store)
         try:
             if request.save:
                 Threads(request.settings.home).save(sitting._begun())
@@ -157,7 +162,9 @@ class _Sitting:
 
         settings = self._request.settings
         search = _make_search(settings)
-        self._graph = create_deep_research_graph(settings=settings, search=search, checkpointer=self._saver)
+        self._graph = create_deep_research_graph(
+            settings=settings, search=search, checkpointer=self._saver, store=self._store
+        )
         if self._request.resume:
             snapshot = await self._graph.aget_state(self._config, subgraphs=True)
             self._seconds_before += _seconds_of_killed_sitting(self._request.record, snapshot)
@@ -347,6 +354,19 @@ async def _open_saver(request: Run) -> AsyncIterator[BaseCheckpointSaver[Any]]:
 
     async with open_checkpointer(request.settings) as saver:
         yield saver
+
+
+async def _open_store(request: Run, view: View, stack: AsyncExitStack) -> BaseStore | None:
+    """Open the store of distillates; a run goes on without one, and makes again after a crash what it had made."""
+    if not request.save:
+        return None
+    from agentinfer_lg.checkpoints import open_store
+
+    try:
+        return await stack.enter_async_context(open_store(request.settings))
+    except CheckpointError as error:
+        view.note(f"Distillates are not saved: {error}", "yellow")
+        return None
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -228,6 +228,8 @@ class Keeper:
             now: Monotonic time in seconds.
         """
         blocks = len(session.context)
+        if session.ahead:
+            return  # it may be forgotten at any time, and would leave its pins behind
         if not self._pin_room or self.pinned_blocks + blocks > self._pin_room or not session.idle:
             return
         kept = self._value(session, price, now)

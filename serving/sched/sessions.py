@@ -21,6 +21,8 @@ Key = tuple[str, str]
 """Tenant and session id: the same id of two tenants is two sessions."""
 _UNNAMED = "\0"
 """Begins the keys of sessions without an id; no id of a client begins so."""
+_NEXT = "\1"
+"""Begins the keys of contexts that were prefilled ahead of time, to take the place of their session's own."""
 _NOBODY: Mapping[Any, Any] = MappingProxyType({})
 Hashes = Sequence[Any]
 """Hashes of the full blocks of a prompt, as vLLM computes them."""
@@ -65,6 +67,11 @@ class Session:
     def unnamed(self) -> bool:
         """Whether it is known by its prompt only; most of those never come back."""
         return self.key[1].startswith(_UNNAMED)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it is a context that was prefilled ahead of time for another session."""
+        return self.key[1].startswith(_NEXT)
 
     def continues(self, hashes: Hashes) -> bool:
         """Whether a prompt with these block hashes extends the context."""
@@ -126,6 +133,8 @@ class SessionTable:
         session = self._find(hints, hashes)
         if session is None:
             return None
+        if hints.supersedes:
+            self._take_over((hints.tenant, _NEXT + hints.session_id), now=now)
         if not session.live and session.ended and not session.away:
             self._gaps.observe(session.kind, now - session.ended, hint=session.hint)
         session.live += 1
@@ -137,11 +146,21 @@ class SessionTable:
     def _find(self, hints: SessionHints, hashes: Hashes) -> Session | None:
         if not hints.session_id:
             return self._find_unnamed(hints, hashes)
+        if hints.role == "prewarm":  # the session goes on with its old context until a request supersedes it
+            key = (hints.tenant, _NEXT + hints.session_id)
+            return self._sessions.get(key) or self._new(key)
         key = (hints.tenant, hints.session_id)
         session = self._sessions.get(key)
         if hints.final and (session is None or not session.continues(hashes)):
             return None  # a tool request of the session: it neither continues its context nor ends it
         return session or self._new(key)
+
+    def _take_over(self, key: Key, *, now: float) -> None:
+        """Forget a context that was prefilled ahead of time: the request that uses it is here."""
+        ahead = self._sessions.get(key)
+        if ahead is not None and not ahead.live:
+            self._gaps.observe(ahead.kind, now - ahead.ended, hint=ahead.hint)
+            self.drop_context(ahead)
 
     def _find_unnamed(self, hints: SessionHints, hashes: Hashes) -> Session | None:
         for block_hash in reversed(hashes) if self._tails else ():

@@ -26,7 +26,7 @@ from agentinfer_lg.models import (
     RefusedRequestError,
 )
 from agentinfer_lg.nodes.calling import Caller, session_name
-from agentinfer_lg.protocol import TOOLS
+from agentinfer_lg.protocol import tool_definitions
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import EndpointSettings, Settings
 
@@ -145,10 +145,10 @@ async def test_tools_are_sent_and_calls_are_read() -> None:
     call = ("web_search", {"queries": ["a"]})
     with FakeOpenAI(lambda request, index: Reply(text="t", tool_calls=(call,))) as server:
         tier = _tier(server)
-        reply = await _call(tier, tools=TOOLS)
-        assert server.chats[-1].body["tools"] == list(TOOLS)
+        reply = await _call(tier, tools=tool_definitions(recall=True))
+        assert server.chats[-1].body["tools"] == list(tool_definitions(recall=True))
         assert server.chats[-1].body["tool_choice"] == "auto"
-        await _call(tier, tools=TOOLS, tool_choice="none")
+        await _call(tier, tools=tool_definitions(recall=True), tool_choice="none")
         assert server.chats[-1].body["tool_choice"] == "none"
     assert (reply.text, [(c.name, c.arguments) for c in reply.tool_calls]) == ("t", [call])
 
@@ -156,7 +156,7 @@ async def test_tools_are_sent_and_calls_are_read() -> None:
 async def test_a_server_without_a_tool_parser_refuses(server: FakeOpenAI) -> None:
     server.faults = Faults(rejects=frozenset({"tools"}))
     with pytest.raises(RefusedRequestError, match="refused the request"):
-        await _call(_tier(server), tools=TOOLS)
+        await _call(_tier(server), tools=tool_definitions(recall=True))
 
 
 async def test_llama_cpp_refuses_tools_with_500() -> None:
@@ -164,7 +164,7 @@ async def test_llama_cpp_refuses_tools_with_500() -> None:
         FakeOpenAI(lambda request, index: Reply(status=500, text="tools param requires --jinja")) as server,
         pytest.raises(RefusedRequestError),
     ):
-        await _call(_tier(server), tools=TOOLS)
+        await _call(_tier(server), tools=tool_definitions(recall=True))
 
 
 def test_tool_mode_follows_the_settings() -> None:
@@ -183,7 +183,7 @@ async def test_tool_calling_that_has_worked_is_kept() -> None:
     call = Reply(text="", tool_calls=(("web_search", {"queries": ["tides"]}),))
     with FakeOpenAI(lambda request, index: call) as server:
         tier = _tier(server)
-        await _call(tier, tools=TOOLS)
+        await _call(tier, tools=tool_definitions(recall=True))
         tier.prefer_json()
         assert tier.tool_mode == "native", "one step without a call changes nothing"
 

@@ -31,8 +31,8 @@ QUESTION = "When was Heron Point Light lit?"
 FACT = "Heron Point Light was lit in 1871."
 KEYS = {
     "question", "answer", "report", "plan", "sources", "findings", "turns", "tier_per_turn", "progress_checks",
-    "escalations", "reprefill_tokens", "usage", "seconds", "dropped_citations", "ran_out", "complete", "thread",
-    "waiting_for", "resumable", "notes", "error", "exit_code",
+    "escalations", "filters", "swaps", "reprefill_tokens", "usage", "seconds", "dropped_citations", "ran_out", "complete",
+    "thread", "waiting_for", "resumable", "notes", "error", "exit_code",
 }  # fmt: skip
 
 

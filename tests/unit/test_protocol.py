@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from agentinfer_lg.protocol import (
     MAX_QUERIES,
-    TOOLS,
     Action,
     Choices,
     Step,
@@ -18,6 +17,7 @@ from agentinfer_lg.protocol import (
     action_schema,
     parse_step,
     read_tool_call,
+    tool_definitions,
 )
 
 _json = st.recursive(
@@ -311,7 +311,7 @@ def test_tool_definitions_are_what_is_read() -> None:
         "question": "why",
         "answer": "x",
     }
-    for tool in TOOLS:
+    for tool in tool_definitions(recall=True):
         function: Any = tool["function"]
         properties = function["parameters"]["properties"]
         action = read_tool_call(function["name"], {name: samples[name] for name in properties})

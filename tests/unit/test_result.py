@@ -76,6 +76,7 @@ def test_tiers_phases_and_tokens() -> None:
         "progress": 0.5,
         "act": 0.75,
         "observe": 0.25,
+        "distill": 0.0,
         "write": 3.0,
         "total": 9.0,
     }

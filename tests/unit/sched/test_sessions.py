@@ -149,6 +149,27 @@ class TestWithIds:
         assert not engine.table.is_owned(engine.block("abcd"))
         assert list(engine.table.owners(engine.block("ab"))) == [session]
 
+    def test_a_context_made_ahead_leaves_the_session_alone_until_it_takes_its_place(
+        self, engine: Engine
+    ) -> None:
+        engine.turn("abc", "abcd", session_id="s")
+        ahead = engine.turn("abx", "abxy", session_id="s", role="prewarm")
+        assert ahead is not None
+        assert ahead.ahead
+        session = engine.turn("abcde", "abcdef", session_id="s")
+        assert session is not None
+        assert session is not ahead
+        assert session.context.hashes == chain("abcdef")
+        assert list(engine.table.owners(engine.block("abx"))) == [ahead]
+        engine.now += 2.0
+        engine.gaps.seen.clear()
+        assert engine.begin("abxyz", session_id="s", supersedes=True) is session
+        assert ("prewarm", 2.0, None) in engine.gaps.seen
+        assert ahead not in engine.table
+        dead = engine.end(session, "abxyz", session_id="s", supersedes=True)
+        assert dead == {"abc", "abcd", "abcde", "abcdef"}
+        assert list(engine.table.owners(engine.block("abxy"))) == [session]
+
     def test_another_prompt_that_does_not_supersede_gives_up_nothing(self, engine: Engine) -> None:
         engine.turn("abc", "abcd", session_id="s")
         session = engine.begin("abx", session_id="s")

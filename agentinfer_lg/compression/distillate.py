@@ -1,0 +1,241 @@
+"""The distillate: what an agent keeps of tool results that it no longer sees.
+
+Facts with the numbers of their results, open leads, dead ends, and the exact strings that could be recalled. A newer
+distillate takes over the facts of the one before word for word: nothing is summarised twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentinfer_lg.compression.extract import exact_strings, key_sentences
+from agentinfer_lg.compression.fidelity import is_faithful
+from agentinfer_lg.compression.originals import Original
+from agentinfer_lg.prompts import Prompts
+from agentinfer_lg.text import clip, content_terms, well_formed
+from agentinfer_lg.tokens import estimate_tokens
+
+__all__ = ("Distillate", "Fact", "distillate_regex", "extracted", "read_notes", "verified", "with_details")
+
+_MAX_LINE = 300
+_FACT = re.compile(r"^[-*•\s]*\[(\d{1,4})\]\s*(.{2,})$")
+_LEAD = re.compile(r"^[-*•\s]*(?:open|lead|线索)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
+_DEAD_END = re.compile(r"^[-*•\s]*(?:dead end|死胡同)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
+_MAX_NOTES = 6
+"""Open leads and dead ends kept, each."""
+_DETAIL_SHARE = 0.25
+"""Share of the budget that exact strings may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One sentence and the number of the result that it comes from."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillate:
+    """What is kept of the results with `numbers`."""
+
+    facts: tuple[Fact, ...] = ()
+    details: tuple[Fact, ...] = ()
+    """Exact strings of a result, joined: they are not explained, but could be recalled."""
+    leads: tuple[str, ...] = ()
+    """What was seen and not followed up."""
+    dead_ends: tuple[str, ...] = ()
+    """What was tried in vain."""
+    numbers: tuple[int, ...] = ()
+    """Results that it stands for, and that can be recalled."""
+
+    def text(self, prompts: Prompts, *, recall: bool) -> str:
+        """Write it as the model reads it."""
+        lines = [f"[{fact.number}] {fact.text}" for fact in self.facts]
+        lines += [f"{prompts.open_lead}: {lead}" for lead in self.leads]
+        lines += [f"{prompts.dead_end}: {end}" for end in self.dead_ends]
+        if recall and self.details:
+            lines.append(prompts.recallable)
+            lines += [f"[{detail.number}] {detail.text}" for detail in self.details]
+        heading = prompts.notes_heading.format(numbers=_ranges(self.numbers))
+        if recall and self.numbers:
+            heading += " " + prompts.recall_hint
+        return "\n".join([heading, *(lines or [prompts.no_results])])
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object."""
+        return {
+            "facts": [[fact.number, fact.text] for fact in self.facts],
+            "details": [[fact.number, fact.text] for fact in self.details],
+            "leads": list(self.leads),
+            "dead_ends": list(self.dead_ends),
+            "numbers": list(self.numbers),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Distillate:
+        """Read what `to_json` wrote; what cannot be read is left out."""
+
+        def facts(value: object) -> tuple[Fact, ...]:
+            items = value if isinstance(value, list) else []
+            return tuple(
+                Fact(item[0], item[1])
+                for item in items
+                if isinstance(item, list)
+                and len(item) == 2
+                and isinstance(item[0], int)
+                and isinstance(item[1], str)
+            )
+
+        def strings(value: object) -> tuple[str, ...]:
+            return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+        numbers = data.get("numbers")
+        return cls(
+            facts=facts(data.get("facts")),
+            details=facts(data.get("details")),
+            leads=strings(data.get("leads")),
+            dead_ends=strings(data.get("dead_ends")),
+            numbers=tuple(n for n in numbers if isinstance(n, int)) if isinstance(numbers, list) else (),
+        )
+
+    def after(self, earlier: Distillate, *, queries: Sequence[str], tokens: int) -> Distillate:
+        """Return this distillate joined to the one before it, within a budget.
+
+        Args:
+            earlier: Its facts come first.
+            queries: The question, then what was searched lately: facts that match them least are dropped first.
+            tokens: Most tokens (estimated) of facts and details together.
+        """
+        facts = tuple(dict.fromkeys([*earlier.facts, *self.facts]))
+        kept = _within(facts, queries, tokens)
+        newer = {detail.number for detail in self.details}
+        details = (*self.details, *(detail for detail in earlier.details if detail.number not in newer))
+        left = min(int(_DETAIL_SHARE * tokens), tokens - _cost(kept))
+        return replace(
+            self,
+            facts=kept,
+            details=_first(details, left),
+            leads=_last([*earlier.leads, *self.leads]),
+            dead_ends=_last([*earlier.dead_ends, *self.dead_ends]),
+            numbers=tuple(sorted({*earlier.numbers, *self.numbers})),
+        )
+
+
+def distillate_regex(numbers: Sequence[int], *, lines: int) -> str:
+    """Return the form of a model's notes: one fact per line, then open leads and dead ends."""
+    allowed = "|".join(map(str, sorted(set(numbers))))
+    fact = rf"\[({allowed})\] [^\n]{{8,240}}\n"
+    return rf"({fact}){{1,{lines}}}(open: [^\n]{{8,120}}\n){{0,2}}(dead end: [^\n]{{8,120}}\n){{0,2}}"
+
+
+def read_notes(text: str, numbers: Iterable[int]) -> Distillate:
+    """Read a model's notes; lines of another form, and numbers that do not exist, are left out."""
+    allowed = set(numbers)
+    facts: list[Fact] = []
+    leads: list[str] = []
+    dead_ends: list[str] = []
+    for raw in well_formed(text).splitlines():
+        line = " ".join(raw.split())
+        if match := _FACT.match(line):
+            if int(match[1]) in allowed:
+                facts.append(Fact(int(match[1]), match[2][:_MAX_LINE].strip()))
+        elif match := _LEAD.match(line):
+            leads.append(match[1][:_MAX_LINE])
+        elif match := _DEAD_END.match(line):
+            dead_ends.append(match[1][:_MAX_LINE])
+    return Distillate(facts=tuple(dict.fromkeys(facts)), leads=_last(leads), dead_ends=_last(dead_ends))
+
+
+def verified(notes: Distillate, originals: Sequence[Original]) -> tuple[Distillate, int]:
+    """Check notes against the originals.
+
+    A fact under the wrong number gets the right one; a fact that no original contains is removed, and so is a lead or a
+    dead end that names something of which nothing was said.
+
+    Returns:
+        What is left, and how many lines were removed.
+    """
+    texts = {original.number: f"{original.title} {original.text}" for original in originals}
+    facts: list[Fact] = []
+    for fact in notes.facts:
+        holders = [fact.number, *(number for number in texts if number != fact.number)]
+        number = next((n for n in holders if n in texts and is_faithful(fact.text, texts[n])), None)
+        if number is not None:
+            facts.append(Fact(number, fact.text))
+    everything = "\n".join(texts.values())
+    leads = tuple(lead for lead in notes.leads if is_faithful(lead, everything))
+    dead_ends = tuple(end for end in notes.dead_ends if is_faithful(end, everything))
+    before = len(notes.facts) + len(notes.leads) + len(notes.dead_ends)
+    kept = replace(notes, facts=tuple(dict.fromkeys(facts)), leads=leads, dead_ends=dead_ends)
+    return kept, before - len(facts) - len(leads) - len(dead_ends)
+
+
+def extracted(originals: Sequence[Original], queries: Sequence[str], *, tokens: int) -> Distillate:
+    """Make notes without a model: the sentences that match the question best, word for word."""
+    chosen = key_sentences(originals, queries, tokens=tokens)
+    return Distillate(facts=tuple(Fact(number, text) for number, text in chosen))
+
+
+def with_details(notes: Distillate, originals: Sequence[Original], *, tokens: int) -> Distillate:
+    """Add the exact strings of each original that its facts do not mention, and the numbers it stands for."""
+    details = []
+    share = tokens // max(1, len(originals))
+    for original in originals:
+        known = " ".join(fact.text for fact in notes.facts if fact.number == original.number)
+        strings = exact_strings(original.text, known=f"{original.title} {known}", tokens=share)
+        if strings:
+            details.append(Fact(original.number, "; ".join(strings)))
+    numbers = tuple(sorted({original.number for original in originals}))
+    return replace(notes, details=tuple(details), numbers=numbers)
+
+
+def _within(facts: Sequence[Fact], queries: Sequence[str], tokens: int) -> tuple[Fact, ...]:
+    """Drop the facts that match least, and of equal ones the oldest, until the rest fits."""
+    if _cost(facts) <= tokens:
+        return tuple(facts)
+    wanted = [content_terms(query) for query in queries]
+    match: Callable[[Fact], float] = lambda fact: sum(  # noqa: E731
+        len(terms & content_terms(fact.text)) / position for position, terms in enumerate(wanted, start=1)
+    )
+    order = sorted(range(len(facts)), key=lambda i: (-match(facts[i]), -i))
+    chosen: set[int] = set()
+    for index in order:
+        cost = _cost([facts[index]])
+        if cost <= tokens:
+            chosen.add(index)
+            tokens -= cost
+    return tuple(fact for index, fact in enumerate(facts) if index in chosen)
+
+
+def _first(facts: Sequence[Fact], tokens: int) -> tuple[Fact, ...]:
+    kept = []
+    for fact in facts:
+        text = clip(fact.text, tokens=min(tokens - 4, 60))
+        if not text or tokens <= 8:
+            break
+        kept.append(Fact(fact.number, text))
+        tokens -= estimate_tokens(text) + 4
+    return tuple(kept)
+
+
+def _cost(facts: Iterable[Fact]) -> int:
+    return sum(estimate_tokens(fact.text) + 4 for fact in facts)
+
+
+def _last(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(items))[-_MAX_NOTES:]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write `1, 2, 3, 7` as `[1]-[3], [7]`."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(f"[{first}]" if first == last else f"[{first}]-[{last}]" for first, last in parts)

@@ -1,0 +1,69 @@
+"""What tools returned, by the numbers under which an agent knows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from agentinfer_lg.text import clip
+from agentinfer_lg.tokens import estimate_tokens
+from agentinfer_lg.tools import best_passages
+
+__all__ = ("Original", "join_originals", "recalled", "split_results")
+
+_LINE = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
+_MAX_TITLE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The text of one result, exactly as it was shown."""
+
+    number: int
+    """By which the agent cites it; also its ticket for `recall`."""
+    title: str
+    text: str
+
+
+def split_results(text: str) -> list[Original]:
+    """Split a tool message of the seeker, `[1] title: text` per result, into its results.
+
+    Lines before the first number belong to none of them. Results without a text (`see above`) are left out.
+    """
+    starts = list(_LINE.finditer(text))
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    found = []
+    for match, end in zip(starts, ends, strict=True):
+        title, separator, body = text[match.end() : end].strip().partition(": ")
+        if separator and body.strip() and len(title) <= _MAX_TITLE:
+            found.append(Original(int(match[1]), title, body.strip()))
+    return found
+
+
+def join_originals(originals: Iterable[Original]) -> list[Original]:
+    """Join the texts of results that were shown more than once, in the order of their numbers."""
+    joined: dict[int, Original] = {}
+    for original in originals:
+        known = joined.get(original.number)
+        if known is None:
+            joined[original.number] = original
+        elif original.text not in known.text:
+            joined[original.number] = Original(known.number, known.title, f"{known.text}\n{original.text}")
+    return [joined[number] for number in sorted(joined)]
+
+
+def recalled(texts: Sequence[str], query: str, *, tokens: int) -> str:
+    """Return an original as it was, or the slices that match `query` best if it is too long.
+
+    Args:
+        texts: Its parts, in order.
+        query: What is looked for; without one, the beginning counts.
+        tokens: Most tokens (estimated) of the result.
+    """
+    whole = "\n".join(texts)
+    if estimate_tokens(whole) <= tokens:
+        return whole
+    if not query.strip():
+        return clip(whole, tokens=tokens)
+    return "\n".join(best_passages(whole, query, tokens=tokens))

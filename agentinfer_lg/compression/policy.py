@@ -1,0 +1,141 @@
+"""When to distil, and when to swap (pure). Algorithm 2 of the paper leaves both to a threshold; here they also have to pay."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+from langchain_core.messages import AnyMessage, ToolMessage
+from typing_extensions import TypedDict
+
+from agentinfer_lg.compression.view import Round, message_tokens, split_rounds
+
+__all__ = (
+    "Ticket",
+    "covered",
+    "expected_turns",
+    "fold_until",
+    "pays",
+    "shared_tokens",
+    "ticket_id",
+    "to_distil",
+)
+
+_VERSION = "1"
+"""Changes when notes are made differently: what an older version made is then made again."""
+_MIN_SHARE = 0.15
+"""Share of the context that a distillation must take in."""
+_FEWEST_TURNS = 2
+
+
+class Ticket(TypedDict):
+    """A distillation that was asked for."""
+
+    id: str
+    """Content address: the same results give the same ticket, in a fork or after a crash too."""
+    upto: str
+    """Id of the last message that it takes in."""
+    turn: int
+    """Turn at whose end it was asked for."""
+    noticed: bool
+    """Whether its end was told and its calls were counted."""
+
+
+def covered(messages: Sequence[AnyMessage], upto: str) -> int:
+    """Return how many rounds end at or before the message `upto`; 0 if there is no such message."""
+    for number, round_ in enumerate(split_rounds(messages), start=1):
+        if round_.last_id == upto:
+            return number
+    return 0
+
+
+def to_distil(
+    messages: Sequence[AnyMessage], *, done: int, keep_rounds: int, context_tokens: int
+) -> list[Round]:
+    """Return the rounds whose results are next to be distilled; empty while it is too early.
+
+    Args:
+        messages: The whole transcript, at the end of a round.
+        done: Rounds that an earlier swap stands for.
+        keep_rounds: Last rounds whose results stay whole.
+        context_tokens: Length of the context.
+    """
+    rounds = split_rounds(messages)
+    candidates = rounds[done : max(done, len(rounds) - keep_rounds)]
+    results: list[ToolMessage] = [result for round_ in candidates for result in round_.results]
+    if not results or message_tokens(results) < _MIN_SHARE * context_tokens:
+        return []
+    return candidates
+
+
+def ticket_id(question: str, earlier: str, rounds: Sequence[Round]) -> str:
+    """Return the content address of a distillation.
+
+    Args:
+        question: The task.
+        earlier: Ticket of the notes that it goes on from.
+        rounds: What it takes in.
+    """
+    digest = hashlib.sha256()
+    parts = [_VERSION, question, earlier]
+    parts += [f"{result.name}\0{result.content}" for round_ in rounds for result in round_.results]
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:24]
+
+
+def expected_turns(turn: int, *, limit: int) -> int:
+    """Guess how many turns are to come: as many as there were, within the budget."""
+    return max(0, min(limit - turn, max(_FEWEST_TURNS, turn)))
+
+
+def pays(*, saved: int, prefill: int, turns: int) -> bool:
+    """Whether tokens saved in each of the turns to come are worth the prefill of the new prefix.
+
+    Args:
+        saved: Tokens by which the context shrinks.
+        prefill: Tokens of the new context that no cache has.
+        turns: Turns to come.
+    """
+    return saved > 0 and saved * turns > prefill
+
+
+def shared_tokens(before: Sequence[AnyMessage], after: Sequence[AnyMessage]) -> int:
+    """Estimate the length of the prefix that two contexts have in common."""
+    count = 0
+    for old, new in zip(before, after, strict=False):
+        if old.id != new.id or old.content != new.content:
+            break
+        count += 1
+    return message_tokens(after[:count])
+
+
+def fold_until(rounds: Sequence[Round], *, folded: str, limit: int) -> str:
+    """Return the id of the last message of the steps that are to be left out of the context with their thoughts.
+
+    The agent's own steps stay word for word, until after very many rounds they alone are longer than `limit`; then the
+    oldest go, until half of it is left.
+
+    Args:
+        rounds: Those that the notes stand for.
+        folded: Id of the last message left out so far, or empty.
+        limit: Most tokens (estimated) of the steps.
+    """
+    kept = list(rounds)
+    for position, round_ in enumerate(rounds):
+        if round_.last_id == folded:
+            kept = list(rounds[position + 1 :])
+    tokens = [message_tokens([round_.step]) for round_ in kept]
+    if sum(tokens) <= limit:
+        return folded
+    left = sum(tokens)
+    for (round_, _), size in zip(
+        pairwise(kept), tokens, strict=False
+    ):  # the last one stays: it carries the notes
+        folded = round_.last_id
+        left -= size
+        if left <= limit // 2:
+            break
+    return folded

@@ -1,0 +1,120 @@
+"""What the model sees of a transcript after a swap.
+
+The state keeps every message as it was: forks, time travel and recall need nothing else. What changes at a swap is only
+how the transcript is written: results that were distilled become stubs, and the notes stand where the last of them
+stood. Everything else stays word for word, so until the next swap each prompt extends the one before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from typing_extensions import TypedDict
+
+from agentinfer_lg.tokens import estimate_tokens
+
+__all__ = ("STUB", "Round", "Swap", "compressed_view", "message_tokens", "split_rounds")
+
+STUB: Final = "agentinfer_stub"
+"""Key that marks a message as a stub; it does not reach the wire."""
+_SHORT = 24
+"""Tokens up to which a result stays as it is: a stub would hardly be shorter."""
+_NUMBER = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
+
+
+class Swap(TypedDict):
+    """What took the place of old results."""
+
+    ticket: str
+    upto: str
+    """Id of the last message that the notes stand for."""
+    folded: str
+    """Id of the last message that is left out with its thoughts; empty: none is."""
+    text: str
+    """The notes."""
+    turn: int
+    """First turn that saw them."""
+    tokens_before: int
+    tokens_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One step of the agent and the results that it got."""
+
+    step: AIMessage
+    results: tuple[ToolMessage, ...]
+
+    @property
+    def last_id(self) -> str:
+        """Id of its last message."""
+        return str((self.results[-1] if self.results else self.step).id)
+
+
+def split_rounds(messages: Sequence[AnyMessage]) -> list[Round]:
+    """Return the rounds of a transcript in order; messages of other kinds belong to none."""
+    found: list[tuple[AIMessage, list[ToolMessage]]] = []
+    for message in messages:
+        if isinstance(message, AIMessage):
+            found.append((message, []))
+        elif isinstance(message, ToolMessage) and found:
+            found[-1][1].append(message)
+    return [Round(step, tuple(results)) for step, results in found]
+
+
+def compressed_view(
+    messages: Sequence[AnyMessage],
+    swap: Swap | None,
+    *,
+    stub: Callable[[list[int]], str],
+    reasoning: bool = True,
+) -> list[AnyMessage]:
+    """Return `messages` with the swap applied; they themselves are not changed.
+
+    Args:
+        messages: The whole transcript.
+        swap: None, or one whose last message is gone, changes nothing.
+        stub: Writes what stands for a distilled result, given the numbers in it.
+        reasoning: Keep the agent's steps word for word; False leaves them out up to the notes (an ablation).
+    """
+    positions = {message.id: position for position, message in enumerate(messages)}
+    if swap is None or swap["upto"] not in positions:
+        return list(messages)
+    upto, folded = positions[swap["upto"]], positions.get(swap["folded"], -1)
+    start = next((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), 0)
+    if not reasoning:
+        notes = HumanMessage(swap["text"], id=f"notes-{swap['ticket']}")
+        return [*messages[:start], notes, *messages[upto + 1 :]]
+    view: list[AnyMessage] = []
+    for position, message in enumerate(messages):
+        if start <= position <= folded:
+            continue
+        if position == upto:
+            message = message.model_copy(update={"content": swap["text"]})
+        elif position < upto and isinstance(message, ToolMessage):
+            message = _shortened(message, stub)
+        view.append(message)
+    return view
+
+
+def _shortened(message: ToolMessage, stub: Callable[[list[int]], str]) -> ToolMessage:
+    content = str(message.content)
+    if estimate_tokens(content) <= _SHORT:
+        return message
+    numbers = [int(number) for number in _NUMBER.findall(content)]
+    content = stub(list(dict.fromkeys(numbers)))
+    return message.model_copy(update={"content": content, "additional_kwargs": {STUB: True}})
+
+
+def message_tokens(messages: Sequence[AnyMessage]) -> int:
+    """Estimate the tokens of messages, with their tool calls and what a chat template adds."""
+    return sum(
+        estimate_tokens(str(message.content))
+        + 8
+        + sum(estimate_tokens(str(call["args"])) + 8 for call in getattr(message, "tool_calls", ()))
+        for message in messages
+    )

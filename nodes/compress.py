@@ -1,0 +1,384 @@
+"""Compress: at the end of a round, start a distillation, or swap in one that is ready (Algorithm 2).
+
+Nothing here waits for a distillation unless the mode is `barrier`. A distillation is a ticket in the state, its result is in
+the store under the ticket's content address, and a swap is one value in the state: whatever is killed at any point is
+found or made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.store.base import BaseStore
+
+from agentinfer_lg.compression.distillate import Distillate
+from agentinfer_lg.compression.originals import join_originals, split_results
+from agentinfer_lg.compression.policy import (
+    Ticket,
+    covered,
+    expected_turns,
+    fold_until,
+    pays,
+    shared_tokens,
+    ticket_id,
+    to_distil,
+)
+from agentinfer_lg.compression.view import Round, Swap, compressed_view, message_tokens, split_rounds
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.events import emit
+from agentinfer_lg.nodes.budget import seconds_left
+from agentinfer_lg.nodes.calling import seeker_caller, session_name
+from agentinfer_lg.nodes.distill import distil
+from agentinfer_lg.nodes.shelf import Shelf
+from agentinfer_lg.prompts import PROMPTS, Prompts
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord, SeekerState, SwapRecord
+from agentinfer_lg.text import clip
+from agentinfer_lg.transcript import write_transcript
+
+__all__ = ("compress", "hidden_numbers", "seeker_view", "supersedes")
+
+_NOTES_SHARE = 0.3
+"""Length that notes are expected to have, as a share of the results, before they are written."""
+_GRACE_SECONDS = 1.0
+_QUERIES = 6
+_FOLDED_TOKENS = 200
+
+_Prewarm = asyncio.Task[tuple[int, CallRecord | None]]
+
+
+def seeker_view(state: SeekerState, context: Context) -> list[AnyMessage]:
+    """Return the seeker's transcript as its model is to see it."""
+    return _view(state["messages"], _swap(state), context, PROMPTS[state["language"]])
+
+
+def supersedes(state: SeekerState, tier: Tier) -> bool:
+    """Whether the next Think step of `tier` is its first one since a swap: what its server has cached is then dead."""
+    swap = _swap(state)
+    return swap is not None and not any(
+        call["role"] == "think" and call["tier"] == tier and call["turn"] >= swap["turn"]
+        for call in state.get("calls", [])
+    )
+
+
+def hidden_numbers(state: SeekerState) -> set[int]:
+    """Return the numbers of the results whose text the model no longer sees."""
+    notes = state.get("compression", {}).get("notes")
+    return set(Distillate.from_json(notes).numbers) if notes else set()
+
+
+async def compress(
+    state: SeekerState,
+    context: Context,
+    resources: Resources,
+    store: BaseStore | None,
+    *,
+    tier: Tier,
+    turn: int,
+) -> dict[str, Any]:
+    """Do what is to be done for compression between two rounds, and return the change of the state.
+
+    Args:
+        state: At the end of a round.
+        context: Knobs of the run.
+        resources: Models and background jobs.
+        store: Where results are kept; None keeps them in this process, and they are made again after a crash.
+        tier: Which model thinks next.
+        turn: The next turn.
+    """
+    if context.compression == "off":
+        return {}
+    return await _Compression(state, context, resources, store, tier, turn).step()
+
+
+class _Compression:
+    """One look at the state of compression of one seeker."""
+
+    def __init__(
+        self,
+        state: SeekerState,
+        context: Context,
+        resources: Resources,
+        store: BaseStore | None,
+        tier: Tier,
+        turn: int,
+    ) -> None:
+        self._state, self._context, self._resources = state, context, resources
+        self._tier, self._turn = tier, turn
+        self._agent = state["task"]["id"]
+        self._session = session_name(state["run_id"], self._agent)
+        self._shelf = Shelf(store, resources.store, ("agentinfer", "notes", self._session))
+        self._prompts = PROMPTS[state["language"]]
+        self._messages = state["messages"]
+        self._swap = _swap(state)
+        self._memory: dict[str, Any] = dict(state.get("compression", {}))  # Any: JSON, see `SeekerState`
+        self._waits = context.compression == "barrier"
+        self._calls: list[CallRecord] = []
+        self._swaps: list[SwapRecord] = []
+
+    async def step(self) -> dict[str, Any]:
+        ticket: Ticket | None = self._memory.get("ticket")
+        if ticket is None:
+            ticket = self._open()
+        if ticket is None:
+            return {}
+        self._memory["ticket"] = ticket
+        result = await self._result(ticket)
+        if result is not None:
+            ticket = self._memory["ticket"] = self._noticed(ticket, result)
+            await self._swap_in(ticket, result)
+        return {"compression": self._memory, "calls": self._calls, "swaps": self._swaps}
+
+    def _open(self) -> Ticket | None:
+        """Return a ticket for what is to be distilled next, if anything is and it would pay."""
+        size = self._context_tokens()
+        if size <= self._context.compress_after_tokens or self._memory.get("given_up"):
+            return None
+        rounds = to_distil(
+            self._messages,
+            done=self._done(),
+            keep_rounds=self._context.keep_rounds,
+            context_tokens=size,
+        )
+        results = message_tokens([result for round_ in rounds for result in round_.results])
+        turns = expected_turns(self._turn, limit=self._state["budget"]["turns"])
+        saved = int((1.0 - _NOTES_SHARE) * results)
+        if not rounds or not pays(saved=saved, prefill=max(0, size - results), turns=turns):
+            return None
+        earlier = self._swap["ticket"] if self._swap else ""
+        name = ticket_id(self._state["task"]["question"], earlier, rounds)
+        emit("distill_start", self._agent, turn=self._turn, ticket=name, tokens_before=results)
+        return Ticket(id=name, upto=rounds[-1].last_id, turn=self._turn, noticed=False)
+
+    def _context_tokens(self) -> int:
+        """Length of the next prompt: what the server counted, and an estimate of what came after."""
+        call = next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
+        if call is None:
+            return message_tokens(self._view(self._swap))
+        new = 0
+        for message in reversed(self._messages):
+            if isinstance(message, AIMessage):
+                break
+            new += message_tokens([message])
+        return call["prompt_tokens"] + call["output_tokens"] + new
+
+    def _done(self) -> int:
+        return covered(self._messages, self._swap["upto"]) if self._swap else 0
+
+    def _rounds(self, ticket: Ticket) -> list[Round]:
+        return split_rounds(self._messages)[self._done() : covered(self._messages, ticket["upto"])]
+
+    async def _result(self, ticket: Ticket) -> dict[str, Any] | None:
+        """Return what the store has for a ticket; if that is nothing, see to it that it is being made."""
+        found = await self._shelf.get(ticket["id"])
+        if not _is_result(found):
+            job = self._resources.jobs.ensure(self._session, ticket["id"], lambda: self._distil(ticket))
+            if not self._waits:
+                return None
+            await job
+            found = await self._shelf.get(ticket["id"])
+        return found if _is_result(found) else None
+
+    async def _distil(self, ticket: Ticket) -> None:
+        rounds = self._rounds(ticket)
+        contents = [str(result.content) for round_ in rounds for result in round_.results]
+        originals = join_originals(item for content in contents for item in split_results(content))
+        tier: Tier = "large" if self._context.policy == "always-large" else "small"
+        distilled = await distil(
+            seeker_caller(self._state, self._context, self._resources),
+            self._prompts,
+            originals,
+            self._queries(ticket),
+            tier=tier,
+            window=self._resources.models.tier(tier).max_model_len,
+            seconds=self._context.distill_seconds,
+            summary=self._context.notes,
+            detail_tokens=self._context.notes_tokens // 4 if self._context.recall else 0,
+        )
+        await self._shelf.put(ticket["id"], distilled.to_json())
+        if self._context.prewarm:
+            _, swap = self._write(ticket, distilled.notes)
+            self._start_prewarm(ticket, self._view(swap))
+
+    def _queries(self, ticket: Ticket) -> list[str]:
+        """The task, then what was searched up to the ticket, latest first: notes must not depend on when they are swapped in."""
+        searched = [query for round_ in reversed(self._rounds(ticket)) for query in _searched([round_.step])]
+        return [self._state["task"]["question"], *searched[:_QUERIES]]
+
+    def _noticed(self, ticket: Ticket, result: dict[str, Any]) -> Ticket:
+        if ticket["noticed"]:
+            return ticket
+        self._calls.extend(result["calls"])
+        emit(
+            "distill_end",
+            self._agent,
+            turn=self._turn,
+            ticket=ticket["id"],
+            seconds=result["seconds"],
+            removed=result["removed"],
+            ok=not result["failure"],
+            text=result["failure"],
+        )
+        return {**ticket, "noticed": True}
+
+    async def _swap_in(self, ticket: Ticket, result: dict[str, Any]) -> None:
+        """Swap the notes in, if that pays, once the new prefix is warm."""
+        notes, swap = self._write(ticket, Distillate.from_json(result["notes"]))
+        before, after = self._view(self._swap), self._view(swap)
+        swap = {**swap, "tokens_before": message_tokens(before), "tokens_after": message_tokens(after)}
+        prefill = swap["tokens_after"] - shared_tokens(before, after)
+        turns = expected_turns(self._turn, limit=self._state["budget"]["turns"])
+        if not pays(saved=swap["tokens_before"] - swap["tokens_after"], prefill=prefill, turns=turns):
+            self._memory |= {"ticket": None, "given_up": True}
+            emit(
+                "swap", self._agent, turn=self._turn, ticket=ticket["id"], ok=False, cause="it would not pay"
+            )
+            return
+        if not await self._is_warm(ticket, after):
+            return
+        self._memory |= {"ticket": None, "swap": swap, "notes": notes.to_json()}
+        record = SwapRecord(
+            agent=self._agent,
+            turn=self._turn,
+            ticket=ticket["id"],
+            lag=self._turn - ticket["turn"],
+            tokens_before=swap["tokens_before"],
+            tokens_after=swap["tokens_after"],
+            removed=result["removed"],
+            failure=result["failure"],
+        )
+        self._swaps.append(record)
+        emit("swap", ok=True, **record)
+
+    def _write(self, ticket: Ticket, fresh: Distillate) -> tuple[Distillate, Swap]:
+        rounds = self._rounds(ticket)
+        dead_ends = [
+            self._prompts.nothing_found.format(queries=query)
+            for round_ in rounds
+            if any(self._prompts.no_results in str(result.content) for result in round_.results)
+            for query in _searched([round_.step])
+        ]
+        earlier = Distillate.from_json(self._memory.get("notes") or {})
+        found = Distillate(
+            facts=fresh.facts,
+            details=fresh.details,
+            leads=fresh.leads,
+            dead_ends=(*fresh.dead_ends, *dead_ends),
+            numbers=fresh.numbers,
+        )
+        notes = found.after(earlier, queries=self._queries(ticket), tokens=self._context.notes_tokens)
+        text = notes.text(self._prompts, recall=self._context.recall)
+        all_rounds = split_rounds(self._messages)[: covered(self._messages, ticket["upto"])]
+        before = self._swap["folded"] if self._swap else ""
+        folded = fold_until(all_rounds, folded=before, limit=self._context.max_reasoning_tokens)
+        left_out = covered(self._messages, folded)
+        if left_out:
+            queries = "; ".join(_searched([round_.step for round_ in all_rounds[:left_out]]))
+            text += "\n" + self._prompts.folded.format(
+                count=left_out, queries=clip(queries, tokens=_FOLDED_TOKENS)
+            )
+        swap = Swap(
+            ticket=ticket["id"],
+            upto=ticket["upto"],
+            folded=folded,
+            text=text,
+            turn=self._turn,
+            tokens_before=0,
+            tokens_after=0,
+        )
+        return notes, swap
+
+    def _view(self, swap: Swap | None) -> list[AnyMessage]:
+        return _view(self._messages, swap, self._context, self._prompts)
+
+    async def _is_warm(self, ticket: Ticket, view: Sequence[AnyMessage]) -> bool:
+        """Whether the server has the new prefix in its cache; if not, see to it that it will have.
+
+        The bulk is prefilled while the agent goes on. The results of the round that has just ended are then prefilled
+        here: the next step would have to do it anyway, and a swap that turns out to be cold is put off instead of paid for.
+        """
+        last = next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
+        if not self._context.prewarm or (last is not None and last["tier"] != self._tier):
+            return True  # another model thinks next: it has neither prefix
+        count = len(self._messages)
+        bulk = self._start_prewarm(ticket, view)
+        if self._waits:
+            await asyncio.wait({bulk})
+        if not bulk.done():
+            return False
+        warmed, record = bulk.result() if not bulk.cancelled() and not bulk.exception() else (count, None)
+        if warmed < count:
+            rest = self._start_prewarm(ticket, view, part=f"-{count}")
+            limit = (record["seconds"] if record else 0.0) + _GRACE_SECONDS
+            await asyncio.wait({rest}, timeout=limit)
+            if not rest.done():
+                return False
+            self._calls += _records(rest)
+        self._calls += _records(bulk)
+        return True
+
+    def _start_prewarm(self, ticket: Ticket, view: Sequence[AnyMessage], *, part: str = "") -> _Prewarm:
+        count = len(self._messages)
+        return self._resources.jobs.ensure(
+            self._session, f"warm-{ticket['id']}-{self._tier}{part}", lambda: self._prewarm(view, count)
+        )
+
+    async def _prewarm(self, view: Sequence[AnyMessage], count: int) -> tuple[int, CallRecord | None]:
+        """Prefill the prompt of a Think step that would follow now, and return how many messages that were."""
+        model = self._resources.models.tier(self._tier)
+        mode = "json" if self._state["modes"].get(self._tier) == "json" else model.tool_mode
+        transcript = write_transcript(
+            view, mode=mode, prompts=self._prompts, question=self._state["task"]["question"]
+        )
+        try:
+            called = await seeker_caller(self._state, self._context, self._resources).call(
+                self._tier,
+                transcript,
+                role="prewarm",
+                max_tokens=1,
+                native_tools="auto" if mode == "native" else None,
+                timeout=seconds_left(self._state),
+                fallback=False,
+            )
+        except EndpointError:  # the next Think step meets the same endpoint, and says so
+            return count, None
+        return count, called.record
+
+
+def _swap(state: SeekerState) -> Swap | None:
+    swap: Swap | None = state.get("compression", {}).get("swap")
+    return swap
+
+
+def _view(
+    messages: Sequence[AnyMessage], swap: Swap | None, context: Context, prompts: Prompts
+) -> list[AnyMessage]:
+    def stub(numbers: list[int]) -> str:
+        return prompts.in_notes.format(numbers=" ".join(f"[{number}]" for number in numbers)).strip()
+
+    return compressed_view(messages, swap, stub=stub, reasoning=context.keep_reasoning)
+
+
+def _records(task: _Prewarm) -> list[CallRecord]:
+    record = None if task.cancelled() or task.exception() else task.result()[1]
+    return [] if record is None else [record]
+
+
+def _is_result(found: dict[str, Any] | None) -> bool:
+    return found is not None and isinstance(found.get("notes"), dict) and isinstance(found.get("calls"), list)
+
+
+def _searched(steps: Sequence[AIMessage]) -> list[str]:
+    found = [
+        query
+        for step in steps
+        for call in step.tool_calls
+        if call["name"] == "web_search"
+        for query in call["args"].get("queries", [])
+    ]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,202 @@
+"""Distil: a small model writes notes on tool results, in the background; code checks every line against the originals."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import HumanMessage
+
+from agentinfer_lg.compression.distillate import (
+    Distillate,
+    distillate_regex,
+    extracted,
+    read_notes,
+    verified,
+    with_details,
+)
+from agentinfer_lg.compression.originals import Original
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.models import ContextOverflowError, Guide
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.prompts import Prompts
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord
+from agentinfer_lg.tokens import estimate_tokens
+from agentinfer_lg.tools import split_passages
+
+__all__ = ("Distilled", "distil")
+
+_CHUNK_TOKENS = 2500
+"""Most tokens of results in one call: a small model loses what is in the middle of more."""
+_LINE_TOKENS = 40
+_MIN_LINES, _MAX_LINES = 2, 10
+_TOKENS_PER_LINE = 150
+"""Tokens of results for which one more line of notes is allowed."""
+_EXTRACT_SHARE = 0.2
+"""Length of notes made without a model, as a share of the results."""
+
+
+@dataclass(slots=True)
+class Distilled:
+    """Notes on some results, and how they were made."""
+
+    notes: Distillate
+    removed: int = 0
+    """Lines of the model that the originals did not bear out."""
+    failure: str = ""
+    """Why notes, or a part of them, were made without a model."""
+    seconds: float = 0.0
+    calls: list[CallRecord] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object, as it is kept in the store."""
+        return {
+            "notes": self.notes.to_json(),
+            "removed": self.removed,
+            "failure": self.failure,
+            "seconds": round(self.seconds, 3),
+            "calls": [dict(call) for call in self.calls],
+        }
+
+
+async def distil(
+    caller: Caller,
+    prompts: Prompts,
+    originals: Sequence[Original],
+    queries: Sequence[str],
+    *,
+    tier: Tier,
+    window: int | None,
+    seconds: float,
+    summary: bool = True,
+    detail_tokens: int,
+) -> Distilled:
+    """Make notes on `originals`; never raises for what a model or an endpoint does.
+
+    Where no model answers in time, or nothing of what it wrote is borne out by the originals, the sentences that match the
+    question best stand in, word for word.
+
+    Args:
+        caller: Calls the model on behalf of the agent.
+        prompts: Texts in the agent's language.
+        originals: Results to distil, in order.
+        queries: The question, then what was searched lately.
+        tier: Which model distils.
+        window: Its context window in tokens, if known.
+        seconds: Time allowed for all calls together.
+        summary: False leaves the notes empty (an ablation).
+        detail_tokens: Most tokens of exact strings that are listed for recall.
+    """
+    started = time.monotonic()
+    done = Distilled(Distillate())
+    chunks = _chunks(originals, _chunk_tokens(window)) if summary else []
+    facts: list[Distillate] = []
+    try:
+        async with asyncio.timeout(seconds):
+            for chunk in chunks:
+                facts.append(await _notes(caller, prompts, chunk, queries, tier, done))  # noqa: PERF401  # kept on timeout
+    except TimeoutError:
+        done.failure = f"the {tier} model did not distil within {seconds:.0f} s"
+    facts.extend(_extracted(chunk, queries) for chunk in chunks[len(facts) :])
+    joined = Distillate(
+        facts=tuple(fact for notes in facts for fact in notes.facts),
+        leads=tuple(lead for notes in facts for lead in notes.leads),
+        dead_ends=tuple(end for notes in facts for end in notes.dead_ends),
+    )
+    done.notes = with_details(joined, originals, tokens=detail_tokens)
+    done.seconds = time.monotonic() - started
+    return done
+
+
+async def _notes(
+    caller: Caller,
+    prompts: Prompts,
+    chunk: Sequence[Original],
+    queries: Sequence[str],
+    tier: Tier,
+    done: Distilled,
+) -> Distillate:
+    """Let the model write notes on one chunk; what fails is made without it."""
+    size = sum(estimate_tokens(original.text) for original in chunk)
+    lines = max(_MIN_LINES, min(_MAX_LINES, size // _TOKENS_PER_LINE))
+    numbers = [original.number for original in chunk]
+    results = "\n".join(f"[{original.number}] {original.title}: {original.text}" for original in chunk)
+    prompt = prompts.distil.format(results=results, question=queries[0] if queries else "")
+    try:
+        called = await caller.call(
+            tier,
+            [HumanMessage(prompt)],
+            role="distill",
+            max_tokens=lines * _LINE_TOKENS,
+            guide=Guide(regex=distillate_regex(numbers, lines=lines)),
+            fallback=False,
+        )
+    except ContextOverflowError as error:
+        halves = _halves(chunk)
+        if len(halves) < 2:
+            done.failure = str(error)
+            return _extracted(chunk, queries)
+        both = [await _notes(caller, prompts, half, queries, tier, done) for half in halves]
+        return Distillate(
+            facts=tuple(fact for notes in both for fact in notes.facts),
+            leads=tuple(lead for notes in both for lead in notes.leads),
+            dead_ends=tuple(end for notes in both for end in notes.dead_ends),
+        )
+    except EndpointError as error:
+        done.failure = str(error)
+        return _extracted(chunk, queries)
+    done.calls.append(called.record)
+    notes, removed = verified(read_notes(called.reply.text, numbers), chunk)
+    done.removed += removed
+    if not notes.facts:
+        done.failure = f"nothing that the {tier} model wrote is borne out by the results"
+        return _extracted(chunk, queries)
+    return notes
+
+
+def _extracted(chunk: Sequence[Original], queries: Sequence[str]) -> Distillate:
+    size = sum(estimate_tokens(original.text) for original in chunk)
+    return extracted(chunk, queries, tokens=max(60, int(_EXTRACT_SHARE * size)))
+
+
+def _chunk_tokens(window: int | None) -> int:
+    """Half of the window at most: the rest is for the question, the notes, and what the estimate is off by."""
+    return _CHUNK_TOKENS if window is None else max(200, min(_CHUNK_TOKENS, window // 2))
+
+
+def _chunks(originals: Sequence[Original], tokens: int) -> list[list[Original]]:
+    """Group results so that each group fits into one call; a longer one is cut at the borders of its passages."""
+    pieces = [
+        Original(original.number, original.title, text)
+        for original in originals
+        for text in (
+            [original.text]
+            if estimate_tokens(original.text) <= tokens
+            else split_passages(original.text, size=3 * tokens)
+        )
+    ]
+    chunks: list[list[Original]] = []
+    left = 0
+    for piece in pieces:
+        size = estimate_tokens(piece.text)
+        if not chunks or size > left:
+            chunks.append([])
+            left = tokens
+        chunks[-1].append(piece)
+        left -= size
+    return chunks
+
+
+def _halves(chunk: Sequence[Original]) -> list[list[Original]]:
+    if len(chunk) > 1:
+        middle = len(chunk) // 2
+        return [list(chunk[:middle]), list(chunk[middle:])]
+    original = chunk[0]
+    parts = split_passages(original.text, size=max(100, len(original.text) // 2 + 1))
+    middle = max(1, len(parts) // 2)
+    texts = ["\n".join(parts[:middle]), "\n".join(parts[middle:])]
+    return [[Original(original.number, original.title, text)] for text in texts if text]

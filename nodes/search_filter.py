@@ -1,0 +1,155 @@
+"""Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
+
+The small model chooses in one constrained call; where it fails or is slow, the words of the results decide. What is pruned
+stays known by number, and can be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from langchain_core.messages import HumanMessage
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import EndpointError
+from agentinfer_lg.events import emit
+from agentinfer_lg.models import Guide
+from agentinfer_lg.nodes.budget import seconds_left
+from agentinfer_lg.nodes.calling import seeker_caller
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
+from agentinfer_lg.settings import Tier
+from agentinfer_lg.state import CallRecord, FilterRecord, Observation, SeekerState, Source
+from agentinfer_lg.text import clip, content_terms, idf_scores
+from agentinfer_lg.tokens import estimate_tokens
+
+__all__ = ("Chosen", "choose_results", "read_choice")
+
+_SHOWN_TOKENS = 60
+"""Tokens of a result that the filter sees."""
+_MOST = 40
+"""Results that the model chooses from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What passed the filter."""
+
+    observations: list[Observation]
+    pruned: list[Source] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    records: list[FilterRecord] = field(default_factory=list)
+
+
+async def choose_results(
+    observations: Sequence[Observation], state: SeekerState, context: Context, resources: Resources
+) -> Chosen:
+    """Prune the search results of a round; other observations pass as they are."""
+    found = _found(observations)
+    if context.search_filter == "off" or len(found) <= context.search_keep:
+        return Chosen(list(observations))
+    calls: list[CallRecord] = []
+    order: list[int] = []
+    failure = ""
+    if context.search_filter == "model":
+        order, failure = await _ask(found[:_MOST], state, context, resources, calls)
+    method: Literal["model", "lexical"] = "model" if order else "lexical"
+    order = order or _by_words(found, observations, state)
+    keys = [found[index]["key"] for index in order[: context.search_keep]]
+    rank = {key: position for position, key in enumerate(keys)}
+    pruned = [source for source in found if source["key"] not in rank]
+    record = FilterRecord(
+        agent=state["task"]["id"],
+        turn=state.get("turn", 0),
+        method=method,
+        results=len(found),
+        pruned=len(pruned),
+        tokens_saved=sum(map(_tokens, pruned)),
+    )
+    emit(
+        "filter",
+        record["agent"],
+        turn=record["turn"],
+        results=len(keys),
+        removed=len(pruned),
+        tokens_before=sum(map(_tokens, found)),
+        tokens_after=sum(map(_tokens, found)) - record["tokens_saved"],
+        ok=not failure,
+        text=failure,
+    )
+    kept = [
+        {
+            **item,
+            "sources": sorted((s for s in item["sources"] if s["key"] in rank), key=lambda s: rank[s["key"]]),
+        }
+        if item["call"]["tool"] == "web_search"
+        else item
+        for item in observations
+    ]
+    return Chosen(kept, pruned, calls, [record])  # type: ignore[arg-type]  # mypy loses the type of {**item}
+
+
+def read_choice(text: str, count: int) -> list[int]:
+    """Return the positions that a reply such as `3, 1` names, best first; numbers that do not exist are left out."""
+    numbers = [int(number) for number in re.findall(r"\d{1,3}", text)]
+    return list(dict.fromkeys(number - 1 for number in numbers if 0 < number <= count))
+
+
+def _found(observations: Sequence[Observation]) -> list[Source]:
+    found: dict[str, Source] = {}
+    for item in observations:
+        if item["call"]["tool"] == "web_search":
+            for source in item["sources"]:
+                found.setdefault(source["key"], source)
+    return list(found.values())
+
+
+async def _ask(
+    found: Sequence[Source],
+    state: SeekerState,
+    context: Context,
+    resources: Resources,
+    calls: list[CallRecord],
+) -> tuple[list[int], str]:
+    """Return the model's choice, and why there is none."""
+    lines = [
+        f"{number}. {clip(' '.join([source['title'] + ':', *source['passages']]), tokens=_SHOWN_TOKENS)}"
+        for number, source in enumerate(found, start=1)
+    ]
+    prompt = PROMPTS[state["language"]].choose.format(
+        question=state["task"]["question"], results="\n".join(" ".join(line.split()) for line in lines)
+    )
+    number = "|".join(str(n) for n in range(1, len(found) + 1))
+    tier: Tier = "large" if context.policy == "always-large" else "small"
+    try:
+        called = await seeker_caller(state, context, resources).call(
+            tier,
+            [HumanMessage(prompt)],
+            role="filter",
+            max_tokens=5 * context.search_keep,
+            guide=Guide(regex=rf"({number})(, ({number})){{0,{context.search_keep - 1}}}"),
+            timeout=min(context.filter_seconds, seconds_left(state)),
+            fallback=False,
+        )
+    except EndpointError as error:
+        return [], str(error)
+    calls.append(called.record)
+    order = read_choice(called.reply.text, len(found))
+    return order, "" if order else "the model's choice could not be read"
+
+
+def _by_words(found: Sequence[Source], observations: Sequence[Observation], state: SeekerState) -> list[int]:
+    queries = [state["task"]["question"]]
+    for item in observations:
+        if item["call"]["tool"] == "web_search":
+            queries += item["call"]["arguments"].get("queries", [])
+    texts = [content_terms(" ".join([source["title"], *source["passages"]])) for source in found]
+    scores = idf_scores(texts, [content_terms(query) for query in queries])
+    return sorted(range(len(found)), key=lambda index: (-scores[index], index))
+
+
+def _tokens(source: Source) -> int:
+    return sum(map(estimate_tokens, source["passages"]))

@@ -19,6 +19,11 @@ _VALUES = {
     "findings": "F%s",
     "agent": "seeker-1",
     "tier": "small",
+    "number": 7,
+    "numbers": "[1]-[3]",
+    "queries": "{q}; {",
+    "count": 12,
+    "titles": "T}",
 }
 
 

@@ -75,6 +75,45 @@ def hotpotqa(
         raise typer.Exit(4)
 
 
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the run to compare it with.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data set; default: $AGENTINFER_DATA/hotpotqa.")
+    ] = None,
+    min_turns: Annotated[
+        int, typer.Option(min=0, help="Only questions that took at least so many turns in run B.")
+    ] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Two runs on the same questions: paired differences and ratios, with 95% bootstrap intervals."""
+    from dataclasses import asdict
+
+    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions
+    from agentinfer_lg.evals.compare import compare_runs, load_results
+
+    questions = load_questions(data or _default_data() / "hotpotqa", offset=0, limit=1_000_000)
+    answers = {question.id: question.answer for question in questions}
+    found = compare_runs(
+        load_results(a), load_results(b), answers, keep=lambda _, other: other["turns"] >= min_turns
+    )
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    rows = [
+        ("exact match", found.exact_match, ".2f", f"{found.exact_match_difference:+.2f}"),
+        ("F1", found.f1, ".3f", f"{found.f1_difference:+.3f}"),
+        ("turns", found.turns, ".1f", f"x {found.turns_ratio:.2f}"),
+        ("tokens", found.tokens, ",.0f", f"x {found.tokens_ratio:.2f}"),
+        ("tokens not cached", found.computed, ",.0f", f"x {found.computed_ratio:.2f}"),
+        ("seconds", found.seconds, ".0f", f"x {found.seconds_ratio:.2f}"),
+    ]
+    typer.echo(f"{found.questions} questions")
+    typer.echo("| per question | A | B | A against B (95%) |\n| --- | --- | --- | --- |")
+    for name, (left, right), spec, against in rows:
+        typer.echo(f"| {name} | {left:{spec}} | {right:{spec}} | {against} |")
+
+
 def _default_data() -> Path:
     folder = os.environ.get("AGENTINFER_DATA", "")
     if not folder:

@@ -212,12 +212,16 @@ class Keeper:
         kept = [session for session, then in owners.items() if then == held and session in places]
         return min(kept, key=places.__getitem__, default=None)
 
-    def give_up(self, context: CachedContext) -> None:
-        """Let a context that nobody will use again be evicted first, except for what other sessions share with it."""
+    def give_up(self, context: CachedContext) -> int:
+        """Let a context that nobody will use again be evicted first, and return how many blocks that are.
+
+        What other sessions share with it stays where it is.
+        """
         pairs = zip(context.blocks, context.hashes, strict=True)
         alone = [(block, held) for block, held in pairs if not self._sessions.is_owned(block)]
-        if self._cache.demote([block for block, _ in alone], [held for _, held in alone]):
-            self.demotions += 1
+        count = self._cache.demote([block for block, _ in alone], [held for _, held in alone])
+        self.demotions += bool(count)
+        return count
 
     def pin(self, session: Session, *, price: float, now: float) -> None:
         """Hold the context of an idle session by force, if it is worth that and there is room.

@@ -51,7 +51,7 @@ _MOST_ERRORS = 100
 """Steps without a plan after which none is made any more."""
 _COUNTERS = (
     *("hit_tokens", "queried_tokens", "preemptions", "forced_admissions", "holds"),
-    *("cut_draft_tokens", "rejected_hints", "overhead_seconds", "steps", "errors"),
+    *("superseded_blocks", "cut_draft_tokens", "rejected_hints", "overhead_seconds", "steps", "errors"),
 )
 
 
@@ -453,7 +453,9 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
                 now=now,
             )
         if self._retains:
-            self._keeper.give_up(dead)
+            given_up = self._keeper.give_up(dead)
+            if ticket.hints.supersedes:
+                self._counts["superseded_blocks"] += given_up
             if session is not None:
                 self._keeper.pin(session, price=self._price_share, now=now)
                 self._keeper.changed(session, price=self._price_share, now=now)

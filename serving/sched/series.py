@@ -39,6 +39,9 @@ TABLE = SeriesTable(
         "queried_tokens": Series("counter", "Prompt tokens of the requests that were let in."),
         "refreshes": Series("counter", "Times that cached blocks of a session were kept from eviction."),
         "demotions": Series("counter", "Times that cached blocks were given up early."),
+        "superseded_blocks": Series(
+            "counter", "Blocks given up because a request took the place of its session's old context."
+        ),
         "preemptions": Series("counter", "Running requests that lost their blocks to others."),
         "forced_admissions": Series("counter", "Requests that came first because they had waited too long."),
         "holds": Series("counter", "Times that a request was held back."),

@@ -688,6 +688,29 @@ def test_good_hints_are_not_counted() -> None:
     assert drive.figures()["rejected_hints"] == 0
 
 
+@sync_and_async
+@pytest.mark.parametrize(("ahead", "kind"), [(False, "default"), (True, "default"), (False, "no retention")])
+def test_blocks_of_a_context_that_was_superseded_are_given_up_and_counted(
+    ahead: bool, kind: str, overlap: bool
+) -> None:
+    drive = make_drive(kind, overlap=overlap)
+    common, old, new = list(range(8)), list(range(100, 116)), list(range(200, 208))
+    session = {"session_id": "s", "agent_turn": 0}
+    drive.add("old", [*common, *old], tokens=2, hints=session)
+    drive.drain()
+    if ahead:
+        drive.add("ahead", [*common, *new], tokens=1, hints={**session, "agent_role": "prewarm"})
+        drive.drain()
+    assert drive.figures()["superseded_blocks"] == 0
+    drive.add("new", [*common, *new], tokens=2, hints={**session, "agent_supersedes": 1})
+    drive.drain()
+    # of the 24 tokens of the old prompt, 8 are the beginning of the new one too
+    assert drive.figures()["superseded_blocks"] == (0 if kind == "no retention" else 4)
+    drive.add("next", [*common, *new, 300], tokens=2, hints={**session, "agent_turn": 1})
+    drive.drain()
+    assert drive.figures()["superseded_blocks"] == (0 if kind == "no retention" else 4)
+
+
 @pytest.mark.parametrize(
     "broken", ["_sessions.begin", "_sessions.end", "_cache.context_of", "_speed.step_began"]
 )

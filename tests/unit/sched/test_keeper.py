@@ -46,6 +46,8 @@ class Engine:
             pin_share=pin_share,
         )
 
+        self.given_up = 0
+
     def turn(self, name: str, text: str, *, gap: float | None = None, **hints: object) -> Session:
         """A request of a session from its beginning to its end; the next one is expected after `gap` seconds."""
         given = SessionHints(session_id=name, tool_seconds=gap, **hints)  # type: ignore[arg-type]
@@ -55,7 +57,7 @@ class Engine:
         assert session is not None
         context = self.small.finish(request)
         dead = self.sessions.end(session, given, context, request.block_hashes, tokens=tokens, now=self.now)
-        self.keeper.give_up(dead)
+        self.given_up = self.keeper.give_up(dead)
         self.keeper.changed(session, price=1.0, now=self.now)
         return session
 
@@ -206,6 +208,7 @@ class TestGivingUp:
         engine.turn("s", "abcd", gap=5.0)
         engine.turn("s", "abmn", gap=5.0, supersedes=True)
         assert engine.keeper.demotions == 1
+        assert engine.given_up == 2
         engine.small.check()
         free = engine.small.cache.total - 9
         engine.small.take(free + 2)  # those that never held anything, and two
@@ -218,6 +221,7 @@ class TestGivingUp:
         engine.turn("other", "abxy", gap=5.0)
         engine.turn("s", "abcd", gap=5.0)
         engine.turn("s", "mnop", gap=5.0, supersedes=True)
+        assert engine.given_up == 2
         first = [block.block_hash for block in engine.small.cache.front(2)]
         assert None not in first
         engine.small.take(2)
@@ -226,7 +230,7 @@ class TestGivingUp:
 
     def test_of_nothing_is_none(self) -> None:
         engine = Engine()
-        engine.keeper.give_up(CachedContext())
+        assert engine.keeper.give_up(CachedContext()) == 0
         assert engine.keeper.demotions == 0
 
 

@@ -165,7 +165,7 @@ class Context(BaseModel):
         20.0, "Seconds for the filter's model; then the words decide.", "number", gt=0, le=600
     )
 
-    max_turns: int = _knob(12, "Think steps of each seeker.", "slider", ge=1, le=100)
+    max_turns: int = _knob(12, "Think steps of each seeker.", "slider", ge=1, le=1000)
     max_small_tokens: int = _knob(
         1_000_000, "Prompt and output tokens of the small tier, per run.", "number", ge=0
     )

@@ -41,13 +41,25 @@ from agentinfer_lg.state import CallRecord, SeekerState, SwapRecord
 from agentinfer_lg.text import clip
 from agentinfer_lg.transcript import write_transcript
 
-__all__ = ("compress", "hidden_numbers", "seeker_view", "supersedes")
+__all__ = ("compress", "hidden_numbers", "recallable_numbers", "seeker_view", "settle", "supersedes")
 
 _NOTES_SHARE = 0.3
 """Length that notes are expected to have, as a share of the results, before they are written."""
 _GRACE_SECONDS = 1.0
 _QUERIES = 6
 _FOLDED_TOKENS = 200
+_LATEST = 10
+"""Results that can be recalled although the notes do not name them: the latest ones."""
+_SPACE = ("agentinfer", "notes")
+_RESULT: dict[str, type | tuple[type, ...]] = {
+    "notes": dict,
+    "removed": int,
+    "failure": str,
+    "seconds": (int, float),
+    "calls": list,
+}
+_UNREADABLE = "The store has something else under {ticket}: these results are distilled again."
+_COUNTS = ("turn", "prompt_tokens", "cached_tokens", "output_tokens", "seconds", "reprefill_tokens")
 
 _Prewarm = asyncio.Task[tuple[int, CallRecord | None]]
 
@@ -70,6 +82,13 @@ def hidden_numbers(state: SeekerState) -> set[int]:
     """Return the numbers of the results whose text the model no longer sees."""
     notes = state.get("compression", {}).get("notes")
     return set(Distillate.from_json(notes).numbers) if notes else set()
+
+
+def recallable_numbers(state: SeekerState) -> tuple[int, ...]:
+    """Return the numbers that a small model may choose from: those that the notes name, and the latest hidden ones."""
+    notes = Distillate.from_json(state.get("compression", {}).get("notes") or {})
+    named = {fact.number for fact in (*notes.facts, *notes.details)}
+    return tuple(sorted(named | set(sorted(notes.numbers)[-_LATEST:])))
 
 
 async def compress(
@@ -96,6 +115,30 @@ async def compress(
     return await _Compression(state, context, resources, store, tier, turn).step()
 
 
+async def settle(state: SeekerState, resources: Resources, store: BaseStore | None) -> dict[str, Any]:
+    """End what still goes on for compression once no round follows, and return the change of the state.
+
+    A job that is stopped can be done again; an open ticket is given up, and an event says so.
+    """
+    agent = state["task"]["id"]
+    session = session_name(state["run_id"], agent)
+    await resources.jobs.cancel(session)
+    memory: dict[str, Any] = state.get("compression", {})  # Any: JSON, see `SeekerState`
+    ticket: Ticket | None = memory.get("ticket")
+    if ticket is None:
+        return {}
+    turn, name = state.get("turn", 0), ticket["id"]
+    result = _as_result(await Shelf(store, resources.store, (*_SPACE, session)).get(name))
+    calls: list[CallRecord] = []
+    if not ticket["noticed"]:
+        calls = result["calls"] if result else []
+        failure = result["failure"] if result else "the agent ended before it was distilled"
+        values = {"seconds": result["seconds"], "removed": result["removed"]} if result else {}
+        emit("distill_end", agent, turn=turn, ticket=name, ok=not failure, text=failure, **values)
+    emit("swap", agent, turn=turn, ticket=name, ok=False, cause="the agent ended first")
+    return {"compression": {**memory, "ticket": None}, "calls": calls}
+
+
 class _Compression:
     """One look at the state of compression of one seeker."""
 
@@ -112,7 +155,7 @@ class _Compression:
         self._tier, self._turn = tier, turn
         self._agent = state["task"]["id"]
         self._session = session_name(state["run_id"], self._agent)
-        self._shelf = Shelf(store, resources.store, ("agentinfer", "notes", self._session))
+        self._shelf = Shelf(store, resources.store, (*_SPACE, self._session))
         self._prompts = PROMPTS[state["language"]]
         self._messages = state["messages"]
         self._swap = _swap(state)
@@ -176,15 +219,20 @@ class _Compression:
     async def _result(self, ticket: Ticket) -> dict[str, Any] | None:
         """Return what the store has for a ticket; if that is nothing, see to it that it is being made."""
         found = await self._shelf.get(ticket["id"])
-        if not _is_result(found):
-            job = self._resources.jobs.ensure(self._session, ticket["id"], lambda: self._distil(ticket))
-            if not self._waits:
-                return None
-            await job
-            found = await self._shelf.get(ticket["id"])
-        return found if _is_result(found) else None
+        if (result := _as_result(found)) is not None:
+            return result
+        if found is not None and not self._resources.jobs.running(self._session, ticket["id"]):
+            emit("warning", self._agent, turn=self._turn, text=_UNREADABLE.format(ticket=ticket["id"]))
+        job = self._resources.jobs.ensure(self._session, ticket["id"], lambda: self._distil(ticket))
+        if self._waits:
+            await asyncio.wait({job})
+        if not job.done() or job.cancelled() or job.exception() is not None:
+            return None
+        # A store that loses what it was given is no reason to lose it too.
+        made: dict[str, Any] = job.result()
+        return made
 
-    async def _distil(self, ticket: Ticket) -> None:
+    async def _distil(self, ticket: Ticket) -> dict[str, Any]:
         rounds = self._rounds(ticket)
         contents = [str(result.content) for round_ in rounds for result in round_.results]
         originals = join_originals(item for content in contents for item in split_results(content))
@@ -200,10 +248,12 @@ class _Compression:
             summary=self._context.notes,
             detail_tokens=self._context.notes_tokens // 4 if self._context.recall else 0,
         )
-        await self._shelf.put(ticket["id"], distilled.to_json())
+        made = distilled.to_json()
+        await self._shelf.put(ticket["id"], made)
         if self._context.prewarm:
             _, swap = self._write(ticket, distilled.notes)
             self._start_prewarm(ticket, self._view(swap))
+        return made
 
     def _queries(self, ticket: Ticket) -> list[str]:
         """The task, then what was searched up to the ticket, latest first: notes must not depend on when they are swapped in."""
@@ -224,6 +274,8 @@ class _Compression:
             ok=not result["failure"],
             text=result["failure"],
         )
+        if self._shelf.problem:
+            emit("warning", self._agent, turn=self._turn, text=self._shelf.problem)
         return {**ticket, "noticed": True}
 
     async def _swap_in(self, ticket: Ticket, result: dict[str, Any]) -> None:
@@ -369,8 +421,19 @@ def _records(task: _Prewarm) -> list[CallRecord]:
     return [] if record is None else [record]
 
 
-def _is_result(found: dict[str, Any] | None) -> bool:
-    return found is not None and isinstance(found.get("notes"), dict) and isinstance(found.get("calls"), list)
+def _as_result(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what the store has if it is what a distillation puts there: others may write to a store too."""
+    if found is None or not all(isinstance(found.get(name), kind) for name, kind in _RESULT.items()):
+        return None
+    return found if all(map(_is_call, found["calls"])) else None
+
+
+def _is_call(call: object) -> bool:
+    return (
+        isinstance(call, dict)
+        and set(CallRecord.__annotations__) <= set(call)
+        and all(isinstance(call[name], int | float) for name in _COUNTS)
+    )
 
 
 def _searched(steps: Sequence[AIMessage]) -> list[str]:

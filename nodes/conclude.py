@@ -10,7 +10,8 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import seeker_caller, session_name
+from agentinfer_lg.nodes.calling import seeker_caller
+from agentinfer_lg.nodes.compress import settle
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -26,7 +27,7 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     answers, its sources remain and the report quotes them.
     """
     context = runtime.context or Context()
-    await resources.jobs.cancel(session_name(state["run_id"], state["task"]["id"]))
+    settled = await settle(state, resources, runtime.store)
     proposal = state.get("proposal")
     reading = Reading("", ())
     failure = ""
@@ -49,5 +50,6 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
         complete=bool(proposal and proposal["accepted"] and answer),
     )
     emit("finding", finding["agent"], text=answer, results=len(finding["sources"]), ok=finding["complete"])
-    update: dict[str, Any] = {"findings": [finding], "calls": list(reading.calls)}
+    calls = [*settled.pop("calls", []), *reading.calls]
+    update: dict[str, Any] = {**settled, "findings": [finding], "calls": calls}
     return update | ({"ran_out": [failure]} if failure else {})

@@ -32,6 +32,8 @@ __all__ = ("Distilled", "distil")
 
 _CHUNK_TOKENS = 2500
 """Most tokens of results in one call: a small model loses what is in the middle of more."""
+_LEAST_TOKENS = 200
+"""Results of fewer tokens are not halved any more when they do not fit."""
 _LINE_TOKENS = 40
 _MIN_LINES, _MAX_LINES = 2, 10
 _TOKENS_PER_LINE = 150
@@ -136,7 +138,7 @@ async def _notes(
             fallback=False,
         )
     except ContextOverflowError as error:
-        halves = _halves(chunk)
+        halves = _halves(chunk) if size > _LEAST_TOKENS else []
         if len(halves) < 2:
             done.failure = str(error)
             return _extracted(chunk, queries)
@@ -165,7 +167,7 @@ def _extracted(chunk: Sequence[Original], queries: Sequence[str]) -> Distillate:
 
 def _chunk_tokens(window: int | None) -> int:
     """Half of the window at most: the rest is for the question, the notes, and what the estimate is off by."""
-    return _CHUNK_TOKENS if window is None else max(200, min(_CHUNK_TOKENS, window // 2))
+    return _CHUNK_TOKENS if window is None else max(_LEAST_TOKENS, min(_CHUNK_TOKENS, window // 2))
 
 
 def _chunks(originals: Sequence[Original], tokens: int) -> list[list[Original]]:

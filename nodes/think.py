@@ -20,7 +20,7 @@ from agentinfer_lg.models import (
 )
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Called, Caller, recalls, seeker_caller
-from agentinfer_lg.nodes.compress import hidden_numbers, seeker_view, supersedes
+from agentinfer_lg.nodes.compress import recallable_numbers, seeker_view, supersedes
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.protocol import (
     Action,
@@ -99,7 +99,7 @@ def choices(state: SeekerState, *, recall: bool = False) -> Choices:
     return Choices(
         search=not (last == "web_search" and stalled),
         read=tuple(unread[-10:]),
-        recall=tuple(sorted(hidden_numbers(state))[-10:]) if recall and last != "recall" else (),
+        recall=recallable_numbers(state) if recall and last != "recall" else (),
         answer=last != "finish",
         results=True,
     )

@@ -178,7 +178,7 @@ def _chunks(originals: Sequence[Original], tokens: int) -> list[list[Original]]:
         for text in (
             [original.text]
             if estimate_tokens(original.text) <= tokens
-            else split_passages(original.text, size=3 * tokens)
+            else split_passages(original.text, size=_characters(original.text, tokens))
         )
     ]
     chunks: list[list[Original]] = []
@@ -191,6 +191,11 @@ def _chunks(originals: Sequence[Original], tokens: int) -> list[list[Original]]:
         chunks[-1].append(piece)
         left -= size
     return chunks
+
+
+def _characters(text: str, tokens: int) -> int:
+    """Return about how many characters of `text` have `tokens` tokens: fewer of Chinese, and of digits."""
+    return max(1, len(text) * tokens // max(1, estimate_tokens(text)))
 
 
 def _halves(chunk: Sequence[Original]) -> list[list[Original]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentinfer_lg.compression.extract import exact_strings, key_sentences
-from agentinfer_lg.compression.fidelity import is_faithful
+from agentinfer_lg.compression.fidelity import Reference
 from agentinfer_lg.compression.originals import Original
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip, content_terms, well_formed
@@ -21,6 +21,7 @@ from agentinfer_lg.tokens import estimate_tokens
 __all__ = ("Distillate", "Fact", "distillate_regex", "extracted", "read_notes", "verified", "with_details")
 
 _MAX_LINE = 300
+_MAX_LEAD = 160
 _FACT = re.compile(r"^[-*•\s]*\[(\d{1,4})\]\s*(.{2,})$")
 _LEAD = re.compile(r"^[-*•\s]*(?:open|lead|线索)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
 _DEAD_END = re.compile(r"^[-*•\s]*(?:dead end|死胡同)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
@@ -86,7 +87,7 @@ class Distillate:
                 for item in items
                 if isinstance(item, list)
                 and len(item) == 2
-                and isinstance(item[0], int)
+                and _is_number(item[0])
                 and isinstance(item[1], str)
             )
 
@@ -99,7 +100,7 @@ class Distillate:
             details=facts(data.get("details")),
             leads=strings(data.get("leads")),
             dead_ends=strings(data.get("dead_ends")),
-            numbers=tuple(n for n in numbers if isinstance(n, int)) if isinstance(numbers, list) else (),
+            numbers=tuple(filter(_is_number, numbers)) if isinstance(numbers, list) else (),
         )
 
     def after(self, earlier: Distillate, *, queries: Sequence[str], tokens: int) -> Distillate:
@@ -144,9 +145,9 @@ def read_notes(text: str, numbers: Iterable[int]) -> Distillate:
             if int(match[1]) in allowed:
                 facts.append(Fact(int(match[1]), match[2][:_MAX_LINE].strip()))
         elif match := _LEAD.match(line):
-            leads.append(match[1][:_MAX_LINE])
+            leads.append(match[1][:_MAX_LEAD].strip())
         elif match := _DEAD_END.match(line):
-            dead_ends.append(match[1][:_MAX_LINE])
+            dead_ends.append(match[1][:_MAX_LEAD].strip())
     return Distillate(facts=tuple(dict.fromkeys(facts)), leads=_last(leads), dead_ends=_last(dead_ends))
 
 
@@ -159,16 +160,19 @@ def verified(notes: Distillate, originals: Sequence[Original]) -> tuple[Distilla
     Returns:
         What is left, and how many lines were removed.
     """
-    texts = {original.number: f"{original.title} {original.text}" for original in originals}
+    texts: dict[int, list[str]] = {}
+    for original in originals:  # one result may come in several pieces
+        texts.setdefault(original.number, []).append(f"{original.title}\n{original.text}")
+    references = {number: Reference("\n".join(parts)) for number, parts in texts.items()}
     facts: list[Fact] = []
     for fact in notes.facts:
-        holders = [fact.number, *(number for number in texts if number != fact.number)]
-        number = next((n for n in holders if n in texts and is_faithful(fact.text, texts[n])), None)
+        holders = [fact.number, *(number for number in references if number != fact.number)]
+        number = next((n for n in holders if n in references and references[n].supports(fact.text)), None)
         if number is not None:
             facts.append(Fact(number, fact.text))
-    everything = "\n".join(texts.values())
-    leads = tuple(lead for lead in notes.leads if is_faithful(lead, everything))
-    dead_ends = tuple(end for end in notes.dead_ends if is_faithful(end, everything))
+    everything = Reference("\n".join(part for parts in texts.values() for part in parts))
+    leads = tuple(lead for lead in notes.leads if everything.supports(lead, denies=True))
+    dead_ends = tuple(end for end in notes.dead_ends if everything.supports(end, denies=True))
     before = len(notes.facts) + len(notes.leads) + len(notes.dead_ends)
     kept = replace(notes, facts=tuple(dict.fromkeys(facts)), leads=leads, dead_ends=dead_ends)
     return kept, before - len(facts) - len(leads) - len(dead_ends)
@@ -191,6 +195,10 @@ def with_details(notes: Distillate, originals: Sequence[Original], *, tokens: in
             details.append(Fact(original.number, "; ".join(strings)))
     numbers = tuple(sorted({original.number for original in originals}))
     return replace(notes, details=tuple(details), numbers=numbers)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _within(facts: Sequence[Fact], queries: Sequence[str], tokens: int) -> tuple[Fact, ...]:

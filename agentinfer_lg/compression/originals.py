@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.text import clip
 from agentinfer_lg.tokens import estimate_tokens
 from agentinfer_lg.tools import best_passages
@@ -14,6 +15,8 @@ __all__ = ("Original", "join_originals", "recalled", "split_results")
 
 _LINE = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 _MAX_TITLE = 200
+_SEEN = tuple(text for prompts in PROMPTS.values() for text in (prompts.see_above, prompts.known_in_notes))
+"""How the line of a result ends whose text is not shown again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,14 @@ def split_results(text: str) -> list[Original]:
     Lines before the first number belong to none of them. Results without a text (`see above`) are left out.
     """
     starts = list(_LINE.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
+    ends = [*(match.start() for match in starts[1:]), len(text)]
     found = []
-    for match, end in zip(starts, ends, strict=True):
-        title, separator, body = text[match.end() : end].strip().partition(": ")
-        if separator and body.strip() and len(title) <= _MAX_TITLE:
+    # Not strict: a message without any result has no start, but the text has its end.
+    for match, end in zip(starts, ends, strict=False):
+        entry = text[match.end() : end].strip()
+        title, separator, body = entry.partition(": ")
+        is_seen = "\n" not in entry and entry.endswith(_SEEN)  # its title may contain a colon
+        if separator and body.strip() and len(title) <= _MAX_TITLE and not is_seen:
             found.append(Original(int(match[1]), title, body.strip()))
     return found
 

@@ -105,14 +105,22 @@ class ChatTier:
         tier: Which tier it serves.
         endpoint: Where the model is; ignored when `model` is given, except for its switches.
         model: A LangChain chat model to use as it is.
+        profile: What is known of the server of `model`; without one it is taken for a server without extensions.
     """
 
-    def __init__(self, tier: Tier, endpoint: EndpointSettings, *, model: BaseChatModel | None = None) -> None:
+    def __init__(
+        self,
+        tier: Tier,
+        endpoint: EndpointSettings,
+        *,
+        model: BaseChatModel | None = None,
+        profile: EndpointProfile | None = None,
+    ) -> None:
         self.tier = tier
         self._endpoint = endpoint
         self._given = model
         self._client: BaseChatModel | None = model
-        self._profile: EndpointProfile | None = None
+        self._profile = profile
         self._lock = asyncio.Lock()
         self._guides = True
         self._has_called_tools = False

@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 
 from agentinfer_lg.compression.distillate import (
     Distillate,
@@ -21,14 +21,14 @@ from agentinfer_lg.compression.distillate import (
 from agentinfer_lg.compression.originals import Original
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.models import ContextOverflowError, Guide
-from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.calling import Called
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord
 from agentinfer_lg.tokens import estimate_tokens
 from agentinfer_lg.tools import split_passages
 
-__all__ = ("Distilled", "distil")
+__all__ = ("DistilCaller", "Distilled", "distil")
 
 _CHUNK_TOKENS = 2500
 """Most tokens of results in one call: a small model loses what is in the middle of more."""
@@ -40,6 +40,27 @@ _TOKENS_PER_LINE = 150
 """Tokens of results for which one more line of notes is allowed."""
 _EXTRACT_SHARE = 0.2
 """Length of notes made without a model, as a share of the results."""
+
+
+class DistilCaller(Protocol):
+    """Calls the model that distils; `nodes.calling.Caller` is one."""
+
+    async def call(
+        self,
+        tier: Tier,
+        messages: Sequence[BaseMessage],
+        *,
+        role: Literal["distill"],
+        max_tokens: int,
+        guide: Guide | None,
+        fallback: bool,
+    ) -> Called:
+        """Return the reply and its record.
+
+        Raises:
+            EndpointError: The model does not answer.
+            ContextOverflowError: The prompt does not fit.
+        """
 
 
 @dataclass(slots=True)
@@ -66,7 +87,7 @@ class Distilled:
 
 
 async def distil(
-    caller: Caller,
+    caller: DistilCaller,
     prompts: Prompts,
     originals: Sequence[Original],
     queries: Sequence[str],
@@ -115,7 +136,7 @@ async def distil(
 
 
 async def _notes(
-    caller: Caller,
+    caller: DistilCaller,
     prompts: Prompts,
     chunk: Sequence[Original],
     queries: Sequence[str],

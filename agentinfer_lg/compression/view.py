@@ -72,6 +72,7 @@ def compressed_view(
     *,
     stub: Callable[[list[int]], str],
     reasoning: bool = True,
+    numbers: Callable[[ToolMessage], list[int]] | None = None,
 ) -> list[AnyMessage]:
     """Return `messages` with the swap applied; they themselves are not changed.
 
@@ -80,11 +81,14 @@ def compressed_view(
         swap: None, or one whose last message is gone, changes nothing.
         stub: Writes what stands for a distilled result, given the numbers in it.
         reasoning: Keep the agent's steps word for word; False leaves them out up to the notes (an ablation).
+        numbers: Tells the numbers of the results in a tool message; None reads them from the beginnings of its lines.
     """
     positions = {message.id: position for position, message in enumerate(messages)}
     if swap is None or swap["upto"] not in positions:
         return list(messages)
     upto, folded = positions[swap["upto"]], positions.get(swap["folded"], -1)
+    if folded >= upto:  # never so unless the state was edited: the notes must not go with the steps
+        folded = -1
     start = next((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), 0)
     if not reasoning:
         notes = HumanMessage(swap["text"], id=f"notes-{swap['ticket']}")
@@ -96,17 +100,22 @@ def compressed_view(
         if position == upto:
             message = message.model_copy(update={"content": swap["text"]})
         elif position < upto and isinstance(message, ToolMessage):
-            message = _shortened(message, stub)
+            message = _shortened(message, stub, numbers or _numbers)
         view.append(message)
     return view
 
 
-def _shortened(message: ToolMessage, stub: Callable[[list[int]], str]) -> ToolMessage:
+def _numbers(message: ToolMessage) -> list[int]:
+    return [int(number) for number in _NUMBER.findall(str(message.content))]
+
+
+def _shortened(
+    message: ToolMessage, stub: Callable[[list[int]], str], numbers: Callable[[ToolMessage], list[int]]
+) -> ToolMessage:
     content = str(message.content)
     if estimate_tokens(content) <= _SHORT:
         return message
-    numbers = [int(number) for number in _NUMBER.findall(content)]
-    content = stub(list(dict.fromkeys(numbers)))
+    content = stub(list(dict.fromkeys(numbers(message))))
     return message.model_copy(update={"content": content, "additional_kwargs": {STUB: True}})
 
 

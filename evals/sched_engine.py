@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from agentinfer_lg.evals.replay.scheduling_policies import find_policy
 from agentinfer_lg.evals.replay.simulation import simulate
 from agentinfer_lg.evals.replay.workload import Workload
 from agentinfer_lg.evals.sched_client import WorkloadClient
+from agentinfer_lg.evals.sched_series import read_sched_series
 from agentinfer_lg.evals.sched_workload import Scale, shrunk_workload
 from agentinfer_lg.serving.launch import ServeOptions, Server
 from agentinfer_lg.serving.sched.config import SchedConfig
@@ -35,8 +35,6 @@ Policy = Literal["fcfs", "agentsched"]
 """vLLM's scheduler as it is, and ours."""
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-
-_OWN_METRIC = re.compile(r"^agentinfer_sched_(\w+?)(?:_total)?(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +194,7 @@ async def _own_figures(server: Server) -> dict[str, float]:
     """AgentSched's counters and gauges at the end of a round; counters are those since the start of the server."""
     async with http_client() as http:
         response = await http.get(f"{server.base_url.removesuffix('/v1')}/metrics")
-        return {name: float(value) for name, value in _OWN_METRIC.findall(response.raise_for_status().text)}
+        return read_sched_series(response.raise_for_status().text)
 
 
 def _rotated(policies: Sequence[Policy], number: int) -> list[Policy]:

@@ -10,6 +10,7 @@ import typer
 
 from agentinfer_lg.cli import (
     bench_calibration,
+    bench_compress,
     bench_engine,
     bench_overhead,
     bench_retrieval,
@@ -30,6 +31,7 @@ bench_calibration.register(app)
 bench_sched.register(app)
 bench_sched_engine.register(app)
 bench_overhead.register(app)
+bench_compress.register(app)
 
 
 @app.callback()

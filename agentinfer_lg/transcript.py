@@ -100,6 +100,8 @@ def _as_json(messages: Sequence[AnyMessage], next_step: str) -> list[BaseMessage
                 text = f"{previous}\n{text}"
                 result.pop()
             result.append(HumanMessage(f"{text}{suffix}", name="results"))
+        elif isinstance(message, HumanMessage) and result and isinstance(result[-1], HumanMessage):
+            result.append(HumanMessage(f"{result.pop().content}\n\n{message.content}"))
         else:
             result.append(message)
     return [HumanMessage(m.content) if isinstance(m, HumanMessage) else m for m in result]

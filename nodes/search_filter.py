@@ -94,7 +94,7 @@ async def choose_results(
 
 def read_choice(text: str, count: int) -> list[int]:
     """Return the positions that a reply such as `3, 1` names, best first; numbers that do not exist are left out."""
-    numbers = [int(number) for number in re.findall(r"\d{1,3}", text)]
+    numbers = [int(number) for number in re.findall(r"(?<!\d)\d{1,3}(?!\d)", text)]
     return list(dict.fromkeys(number - 1 for number in numbers if 0 < number <= count))
 
 

@@ -21,6 +21,7 @@ _MONTH = (
 )
 _CAPITAL = "A-ZÀ-ÖØ-ÞĆČĐĞİŁŃŌŘŚŞŠŪŹŻŽ"
 _LETTER = "A-Za-zÀ-ÖØ-öø-ɏ"
+_OF = r"(?: (?:of|the|de|la|van|der|von|and|&)){1,2}"
 _NAME = rf"[{_CAPITAL}][{_LETTER}'’\-]++"
 _AMOUNT = r"(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?+"
 _KINDS = (
@@ -33,7 +34,7 @@ _KINDS = (
     rf"(?<!\d)(?<!\d[.,]){_AMOUNT}\s?(?:%|percent|km|m|kg|mph|km/h|million|billion|人|元|米|公里|万|亿|岁|吨)(?![A-Za-z])",
     r"《[^》]{1,40}》|「[^」]{1,40}」|“[^”]{2,40}”",
     r"(?<![A-Za-z\d])(?<!\d[.,])(?:\d{1,3}(?:,\d{3})++(?!\d)(?:\.\d++)?+|\d++\.\d++|\d{3,}+)",
-    rf"(?<![{_LETTER}'’\-]){_NAME}(?: (?:of|the|de|van|von|and|&) {_NAME}| (?:[{_CAPITAL}]|Jr|Sr|St)\.| {_NAME})+",
+    rf"(?<![{_LETTER}'’\-]){_NAME}(?:{_OF} {_NAME}| (?:[{_CAPITAL}]|Jr|Sr|St)\.| {_NAME})+",
 )
 """Kinds of exact strings, the ones that are hardest to remember first. Each starts at a border only, and what repeats
 gives nothing back: pages are long, and anybody may have written them."""
@@ -110,7 +111,7 @@ def key_sentences(
         for original in originals
         for sentence in sentences(original.text)
     ]
-    candidates = list(dict.fromkeys(candidates))
+    candidates = [candidate for candidate in dict.fromkeys(candidates) if candidate[1]]
     terms = [content_terms(sentence) for _, sentence in candidates]
     matches = idf_scores(terms, [content_terms(query) for query in queries])
     # Over the root of the length: short and dense sentences first.

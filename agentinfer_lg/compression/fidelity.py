@@ -39,7 +39,9 @@ _COUNTED = re.compile(r"(\d+)-([a-z]{3,})")
 _MAX_SCALED = 20
 """Digits up to which a number can be written out exactly."""
 _RANGE = re.compile(r"(\d{4})-(\d{4})")
-_WORD = re.compile(r"[^\W_]++(?:['\-.&][^\W_]++)*+")
+_HAN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[^\W_{_HAN}]++(?:['\-.&][^\W_{_HAN}]++)*+")
+"""Chinese text has no borders of words: there, only numbers, quotations and most pairs of characters are compared."""
 _JOINT = re.compile(r"['\-.&]")
 _QUOTED = re.compile(
     r"《([^》]{1,300})》|「([^」]{1,300})」|『([^』]{1,300})』|“([^”]{2,300})”|\"([^\"]{2,300})\""
@@ -55,9 +57,7 @@ _COUNTS = {
     )
 }
 """Numbers that are written as words. `one` is left out: it is also a pronoun."""
-_DENYING = frozenset(
-    ["cannot", "neither", "never", "no", "nobody", "none", "nor", "not", "nothing", "without"]
-)
+_DENYING = frozenset(["cannot", "neither", "never", "no", "nobody", "none", "nor", "not", "nothing"])
 _PUNCTUATION = str.maketrans(dict.fromkeys("’‘`´", "'") | dict.fromkeys("‐‑‒–—−", "-"))
 _EDGES = " .,;:!?'。，；：！？…"
 _BEFORE_OPENER = " \"'“「『《([{-*•"

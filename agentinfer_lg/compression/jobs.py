@@ -16,6 +16,8 @@ __all__ = ("Jobs",)
 
 _log = logging.getLogger(__name__)
 
+_CANCEL_SECONDS = 5.0
+
 
 class Jobs:
     """Background jobs of a process, by name.
@@ -26,7 +28,7 @@ class Jobs:
 
     def __init__(self, *, limit: int = 4) -> None:
         self._limit = limit
-        self._tasks: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self._tasks: dict[tuple[str, str, asyncio.AbstractEventLoop], asyncio.Task[Any]] = {}
         self._gates: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     def ensure(
@@ -41,32 +43,36 @@ class Jobs:
         """
         loop = asyncio.get_running_loop()
         self._forget()
-        task = self._tasks.get((owner, name))
-        if task is None or task.get_loop() is not loop:
+        task = self._tasks.get((owner, name, loop))
+        if task is None:
             # An empty context: callbacks and stream of the node that starts it are not those of the job.
             task = loop.create_task(
                 self._run(loop, work), name=f"agentinfer-{name}", context=contextvars.Context()
             )
             task.add_done_callback(_note_failure)
-            self._tasks[owner, name] = task
+            self._tasks[owner, name, loop] = task
         return task
 
     def running(self, owner: str, name: str) -> bool:
         """Whether that job has been started and has not ended."""
-        task = self._tasks.get((owner, name))
-        return task is not None and not task.done()
+        return any(
+            key[:2] == (owner, name) and not task.done() and not key[2].is_closed()
+            for key, task in list(self._tasks.items())
+        )
 
     async def cancel(self, owner: str) -> int:
         """Stop the jobs of `owner` and return how many still ran; what they would have found can be found again."""
         loop = asyncio.get_running_loop()
-        mine = {key: task for key, task in self._tasks.items() if key[0] == owner}
-        running = [task for task in mine.values() if task.get_loop() is loop and not task.done()]
+        mine = [self._tasks.pop(key) for key in list(self._tasks) if key[0] == owner]
+        running = [task for task in mine if not task.done() and not task.get_loop().is_closed()]
+        here = [task for task in running if task.get_loop() is loop]
         for task in running:
-            task.cancel()
-        for key in mine:
-            del self._tasks[key]
-        if running:
-            await asyncio.wait(running, timeout=5.0)
+            if task in here:
+                task.cancel()
+            else:  # a task belongs to the thread of its event loop
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        if here:
+            await asyncio.wait(here, timeout=_CANCEL_SECONDS)
         return len(running)
 
     async def _run(
@@ -81,9 +87,9 @@ class Jobs:
         for key, task in list(self._tasks.items()):
             failed = task.done() and (task.cancelled() or task.exception() is not None)
             if failed or task.get_loop().is_closed():
-                del self._tasks[key]
-        for other in [gate for gate in self._gates if gate.is_closed()]:
-            del self._gates[other]
+                self._tasks.pop(key, None)
+        for other in [gate for gate in list(self._gates) if gate.is_closed()]:
+            self._gates.pop(other, None)
 
 
 def _note_failure(task: asyncio.Task[Any]) -> None:

@@ -63,6 +63,8 @@ def to_distil(
     """
     rounds = split_rounds(messages)
     candidates = rounds[done : max(done, len(rounds) - keep_rounds)]
+    while candidates and not candidates[-1].results:  # the notes stand where a result stood
+        candidates.pop()
     results: list[ToolMessage] = [result for round_ in candidates for result in round_.results]
     if not results or message_tokens(results) < _MIN_SHARE * context_tokens:
         return []

@@ -66,27 +66,26 @@ _Prewarm = asyncio.Task[tuple[int, CallRecord | None]]
 
 def seeker_view(state: SeekerState, context: Context) -> list[AnyMessage]:
     """Return the seeker's transcript as its model is to see it."""
-    return _view(state["messages"], _swap(state), context, PROMPTS[state["language"]])
+    return _view(state["messages"], _swap(state, context), context, PROMPTS[state["language"]])
 
 
-def supersedes(state: SeekerState, tier: Tier) -> bool:
+def supersedes(state: SeekerState, context: Context, tier: Tier) -> bool:
     """Whether the next Think step of `tier` is its first one since a swap: what its server has cached is then dead."""
-    swap = _swap(state)
+    swap = _swap(state, context)
     return swap is not None and not any(
         call["role"] == "think" and call["tier"] == tier and call["turn"] >= swap["turn"]
         for call in state.get("calls", [])
     )
 
 
-def hidden_numbers(state: SeekerState) -> set[int]:
+def hidden_numbers(state: SeekerState, context: Context) -> set[int]:
     """Return the numbers of the results whose text the model no longer sees."""
-    notes = state.get("compression", {}).get("notes")
-    return set(Distillate.from_json(notes).numbers) if notes else set()
+    return set(_notes(state).numbers) if _swap(state, context) else set()
 
 
 def recallable_numbers(state: SeekerState) -> tuple[int, ...]:
     """Return the numbers that a small model may choose from: those that the notes name, and the latest hidden ones."""
-    notes = Distillate.from_json(state.get("compression", {}).get("notes") or {})
+    notes = _notes(state)
     named = {fact.number for fact in (*notes.facts, *notes.details)}
     return tuple(sorted(named | set(sorted(notes.numbers)[-_LATEST:])))
 
@@ -158,7 +157,7 @@ class _Compression:
         self._shelf = Shelf(store, resources.store, (*_SPACE, self._session))
         self._prompts = PROMPTS[state["language"]]
         self._messages = state["messages"]
-        self._swap = _swap(state)
+        self._swap = _swap(state, context)
         self._memory: dict[str, Any] = dict(state.get("compression", {}))  # Any: JSON, see `SeekerState`
         self._waits = context.compression == "barrier"
         self._calls: list[CallRecord] = []
@@ -200,7 +199,7 @@ class _Compression:
 
     def _context_tokens(self) -> int:
         """Length of the next prompt: what the server counted, and an estimate of what came after."""
-        call = next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
+        call = self._last_think()
         if call is None:
             return message_tokens(self._view(self._swap))
         new = 0
@@ -250,7 +249,7 @@ class _Compression:
         )
         made = distilled.to_json()
         await self._shelf.put(ticket["id"], made)
-        if self._context.prewarm:
+        if self._context.prewarm and not (self._waits and self._switches()):
             _, swap = self._write(ticket, distilled.notes)
             self._start_prewarm(ticket, self._view(swap))
         return made
@@ -315,7 +314,7 @@ class _Compression:
             if any(self._prompts.no_results in str(result.content) for result in round_.results)
             for query in _searched([round_.step])
         ]
-        earlier = Distillate.from_json(self._memory.get("notes") or {})
+        earlier = _notes(self._state)
         found = Distillate(
             facts=fresh.facts,
             details=fresh.details,
@@ -354,9 +353,8 @@ class _Compression:
         The bulk is prefilled while the agent goes on. The results of the round that has just ended are then prefilled
         here: the next step would have to do it anyway, and a swap that turns out to be cold is put off instead of paid for.
         """
-        last = next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
-        if not self._context.prewarm or (last is not None and last["tier"] != self._tier):
-            return True  # another model thinks next: it has neither prefix
+        if not self._context.prewarm or self._switches():
+            return True
         count = len(self._messages)
         bulk = self._start_prewarm(ticket, view)
         if self._waits:
@@ -373,6 +371,14 @@ class _Compression:
             self._calls += _records(rest)
         self._calls += _records(bulk)
         return True
+
+    def _switches(self) -> bool:
+        """Whether another model thinks next: it has neither the old prefix nor the new one."""
+        last = self._last_think()
+        return last is not None and last["tier"] != self._tier
+
+    def _last_think(self) -> CallRecord | None:
+        return next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
 
     def _start_prewarm(self, ticket: Ticket, view: Sequence[AnyMessage], *, part: str = "") -> _Prewarm:
         count = len(self._messages)
@@ -402,9 +408,14 @@ class _Compression:
         return count, called.record
 
 
-def _swap(state: SeekerState) -> Swap | None:
+def _swap(state: SeekerState, context: Context) -> Swap | None:
+    """Return the swap in force; a branch of a run that does without compression sees the originals again."""
     swap: Swap | None = state.get("compression", {}).get("swap")
-    return swap
+    return None if context.compression == "off" else swap
+
+
+def _notes(state: SeekerState) -> Distillate:
+    return Distillate.from_json(state.get("compression", {}).get("notes") or {})
 
 
 def _view(

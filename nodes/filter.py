@@ -36,7 +36,7 @@ async def filter_results(
     order = {call["id"]: position for position, call in enumerate(state["pending"])}
     observations = sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
     chosen = await choose_results(observations, state, context, resources)
-    board = _Board(state, context.max_observation_tokens, chosen.pruned)
+    board = _Board(state, context, chosen.pruned)
     messages = []
     for observation in chosen.observations:
         text = board.show(observation)
@@ -64,14 +64,15 @@ async def filter_results(
 class _Board:
     """What is shown of a round, within its budget of tokens."""
 
-    def __init__(self, state: SeekerState, tokens: int, pruned: Sequence[Source]) -> None:
+    def __init__(self, state: SeekerState, context: Context, pruned: Sequence[Source]) -> None:
         self._prompts = PROMPTS[state["language"]]
         self._known = dict(state.get("sources", {}))
-        self._left = tokens
+        self._left = context.max_observation_tokens
         self._pruned = list(pruned)
         self.numbers = list(state.get("numbers", []))
         self.added: dict[str, Source] = {}
-        self._hidden = {self.numbers[n - 1] for n in hidden_numbers(state) if 0 < n <= len(self.numbers)}
+        hidden = hidden_numbers(state, context)
+        self._hidden = {self.numbers[n - 1] for n in hidden if 0 < n <= len(self.numbers)}
 
     def show(self, observation: Observation) -> str:
         """Return the text of one observation; sources that do not fit any more are left out."""

@@ -142,7 +142,7 @@ async def _call(
             tool_seconds=0.0,  # the Progress Check follows at once
             timeout=seconds_left(state),
             previous=last_think(calls),
-            supersedes=supersedes(state, model.tier),
+            supersedes=supersedes(state, context, model.tier),
         )
 
     try:

@@ -23,12 +23,13 @@ __all__ = (
     "code",
     "fact",
     "offered",
+    "step",
     "superseding",
     "thinks",
     "write_lamps",
 )
 
-QUESTION = "In which year was the lamp Zanzibar lit?"
+QUESTION = "In which year was the easternmost lamp lit?"
 NOTES = "Notes on results"
 _WORDS = [
     "alpha",
@@ -55,7 +56,8 @@ _WORDS = [
 
 def fact(number: int) -> str:
     """The sentence of document `number` that a good distiller keeps."""
-    return f"{_name(number)} was lit in {1500 + number} by the keeper Ada{number} Winter."
+    which = ", the easternmost," if number == 2 else ""
+    return f"{_name(number)}{which} was lit in {1500 + number} by the keeper Ada{number} Winter."
 
 
 def code(number: int) -> str:
@@ -67,13 +69,14 @@ def _name(number: int) -> str:
     return "Zanzibar" if number == 2 else f"Lamp{number:04d}"
 
 
-def write_lamps(folder: Path, count: int, *, filler: int = 8) -> Path:
+def write_lamps(folder: Path, count: int, *, filler: int = 8, twins: bool = False) -> Path:
     """Write `count` documents, each found by its name alone.
 
     Args:
         folder: Made if it does not exist.
         count: Documents 0 to `count` - 1.
         filler: Sentences of no importance in each; about a dozen tokens per sentence.
+        twins: With a second document of the same name each, which says nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -83,6 +86,12 @@ def write_lamps(folder: Path, count: int, *, filler: int = 8) -> Path:
         )
         text = f"# {_name(number)}\n\n{fact(number)} {rest} Its inventory mark is {code(number)} now.\n"
         (folder / f"lamp{number:04d}.md").write_text(text)
+        if twins:
+            text = f"# {_name(number)} again\n\nNothing is said of {_name(number)} here.\n"
+            (folder / f"lamp{number:04d}-again.md").write_text(text)
+    # The first search also asks the question itself: this is all that it finds.
+    decoy = f"# Questions\n\n{QUESTION} In which year was the easternmost lamp lit, the easternmost lamp?\n"
+    (folder / "questions.md").write_text(decoy)
     return folder
 
 

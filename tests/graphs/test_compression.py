@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,32 @@ from typing import Any
 import pytest
 from fake_openai import FakeOpenAI, Reply, render_prompt
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from langgraph.store.sqlite.aio import AsyncSqliteStore
 from long_session import (
     NOTES,
     QUESTION,
     LongSession,
     check_extends,
+    code,
     fact,
+    offered,
+    step,
     superseding,
     thinks,
     write_lamps,
 )
 
 from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
+from agentinfer_lg.graphs import deep_research
+from agentinfer_lg.graphs.seeker import seeker_builder
+from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.resources import Resources
 
 THREAD: RunnableConfig = {"configurable": {"thread_id": "lamps"}}
+START = {"question": QUESTION}
 KNOBS: dict[str, Any] = {
     "policy": "always-small",
     "verifier": False,
@@ -100,11 +112,11 @@ def graph_of(
     return create_deep_research_graph(settings=settings, checkpointer=saver, store=store)
 
 
-async def run(graph: Any, given: Any = None, config: Any = THREAD, **knobs: Any) -> Ran:
+async def run(graph: Any, given: Any = START, config: Any = THREAD, **knobs: Any) -> Ran:
     """Run to the end and keep the events."""
     ran = Ran()
     stream = graph.astream(
-        given or {"question": QUESTION},
+        given,
         config,
         context=Context(**{**KNOBS, **knobs}),
         stream_mode=["custom", "values"],
@@ -198,11 +210,11 @@ async def test_the_progress_check_shares_the_prefix(docs: Path, mode: str) -> No
         checks = [chat for chat in own if chat.role == "progress"]
         assert len(checks) == len(steps) - 1, "the answer is not checked"
         for check in checks:
-            step = steps[check.body["vllm_xargs"]["agent_turn"]]
-            prefix = step.body["messages"]
-            assert check.model == step.model
+            thought = steps[check.body["vllm_xargs"]["agent_turn"]]
+            prefix = thought.body["messages"]
+            assert check.model == thought.model
             assert check.body["messages"][: len(prefix)] == prefix
-            assert check.body.get("tools") == step.body.get("tools")
+            assert check.body.get("tools") == thought.body.get("tools")
             assert not check.body["vllm_xargs"]["agent_supersedes"]
 
 
@@ -239,7 +251,9 @@ async def test_a_distiller_that_hangs(docs: Path) -> None:
     "reply",
     [
         Reply(text="!!! ### ???"),
-        Reply(text="[3] Zanzibar was lit in 1999 by nobody.\n[99] A number that does not exist.\n"),
+        Reply(
+            text="[3] Zanzibar, the easternmost, was lit in 1999 by nobody.\n[99] A number that does not exist.\n"
+        ),
         Reply(text=""),
         Reply(raw="not json"),
         Reply(raw='{"choices": []}'),
@@ -392,3 +406,380 @@ async def test_a_corrupt_value_in_the_store(docs: Path, value: Any) -> None:
         assert fact(2) in superseding(server)[0].text
         assert ran.of("warning")
         check_tickets(ran)
+
+
+# Forks and time travel
+
+
+@asynccontextmanager
+async def on_disk(folder: Path) -> AsyncIterator[tuple[AsyncSqliteSaver, AsyncSqliteStore]]:
+    async with (
+        AsyncSqliteSaver.from_conn_string(str(folder / "checkpoints.sqlite")) as saver,
+        AsyncSqliteStore.from_conn_string(str(folder / "store.sqlite")) as store,
+    ):
+        await store.setup()
+        yield saver, store
+
+
+async def test_a_fork_finds_what_was_distilled(docs: Path, tmp_path: Path) -> None:
+    with FakeOpenAI(LongSession(turns=12)) as server:
+        async with on_disk(tmp_path) as (saver, store):
+            graph = graph_of(server, docs, saver=saver, store=store)
+            first = await run(graph, compression="barrier")
+            before = len(server.chats)
+            history = [item async for item in graph.aget_state_history(THREAD)]
+            planned = next(item for item in history if item.next == ("seeker",))
+            again = await run(graph, None, planned.config, compression="barrier")
+        old, new = server.chats[:before], server.chats[before:]
+    assert first.state["swaps"]
+    assert again.state["swaps"] == first.state["swaps"]
+    assert again.answer == first.answer
+    assert "distill" not in [chat.role for chat in new]
+    steps = [chat.text for chat in old if chat.role == "think"]
+    assert [chat.text for chat in new if chat.role == "think"] == steps
+
+
+@dataclass
+class Seeker:
+    """One seeker as a graph of its own: every superstep of it can be gone back to."""
+
+    graph: Any
+    server: FakeOpenAI
+    history: list[Any] = field(default_factory=list)
+
+    async def fork(self, item: Any, **knobs: Any) -> list[Any]:
+        """Go on from a checkpoint, and return the requests of the branch."""
+        before = len(self.server.chats)
+        await self.graph.ainvoke(
+            None, item.config, context=Context(**{**KNOBS, "compression": "barrier", **knobs})
+        )
+        return self.server.chats[before:]
+
+
+@asynccontextmanager
+async def sought(server: FakeOpenAI, docs: Path, folder: Path) -> AsyncIterator[Seeker]:
+    settings = Settings(
+        small=EndpointSettings(base_url=server.url, model="fake-small", max_retries=0, tool_calling="json"),
+        docs=docs,
+        home=folder / "home",
+        _env_file=None,
+    )
+    context = Context(**{**KNOBS, "compression": "barrier"})
+    state: Any = {"question": QUESTION, "language": "en", "run_id": "r", "calls": [], "plan_notes": []}
+    state = deep_research._seeker(state, context, {"id": "seeker-1", "question": QUESTION}, 1)
+    async with on_disk(folder) as (saver, store):
+        graph = seeker_builder(Resources(settings)).compile(checkpointer=saver, store=store)
+        await graph.ainvoke(state, THREAD, context=context)
+        yield Seeker(graph, server, [item async for item in graph.aget_state_history(THREAD)])
+
+
+async def test_time_travel_to_before_and_after_a_swap(docs: Path, tmp_path: Path) -> None:
+    with FakeOpenAI(LongSession(turns=10)) as server:
+        async with sought(server, docs, tmp_path) as seeker:
+            last = seeker.history[0].values
+            swap = last["swaps"][0]
+            boundary = next(
+                item
+                for item in seeker.history
+                if item.next == ("boundary",) and item.values["turn"] == swap["turn"] - 1
+            )
+            used = next(
+                item
+                for item in seeker.history
+                if item.next == ("think",) and item.values["turn"] == swap["turn"]
+            )
+            steps = [chat.text for chat in thinks(server)][swap["turn"] :]
+            for item in (boundary, used):
+                chats = await seeker.fork(item)
+                assert "distill" not in [chat.role for chat in chats]
+                assert [chat.text for chat in chats if chat.role == "think"] == steps
+                (first, *_) = [chat for chat in chats if chat.role == "think"]
+                assert first.body["vllm_xargs"]["agent_supersedes"] == 1
+            states = [item.values for item in seeker.history]
+            contents = [str(message.content) for message in states[0]["messages"]]
+            assert not any(NOTES in content for content in contents), "the state keeps the originals"
+
+
+@pytest.mark.parametrize("point", ["boundary", "think"])
+async def test_a_fork_without_compression_sees_the_originals(docs: Path, tmp_path: Path, point: str) -> None:
+    with FakeOpenAI(LongSession(turns=10)) as server:
+        async with sought(server, docs, tmp_path) as seeker:
+            swap = seeker.history[0].values["swaps"][0]
+            turn = swap["turn"] - (point == "boundary")
+            item = next(i for i in seeker.history if i.next == (point,) and i.values["turn"] == turn)
+            chats = await seeker.fork(item, compression="off")
+            steps = [chat for chat in chats if chat.role == "think"]
+            assert {chat.role for chat in chats} <= {"think", "qa"}
+            for chat in steps:
+                assert NOTES not in chat.text
+                assert not chat.body["vllm_xargs"]["agent_supersedes"]
+                for number in range(swap["turn"]):
+                    assert code(number) in chat.text
+            check_extends(steps)
+            other = await seeker.fork(item, keep_rounds=0, notes_tokens=300)
+            assert any(NOTES in chat.text for chat in other)
+
+
+# A switch of the model at a swap
+
+
+async def test_the_model_is_switched_at_a_swap(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=12)) as server:
+        ran = await run(graph_of(server, docs), policy="agentcollab", compression="barrier")
+        turn = ran.state["swaps"][0]["turn"]
+
+    def check(request: dict[str, Any]) -> Reply:
+        value = "FALSE" if request["vllm_xargs"]["agent_turn"] == turn - 1 else "TRUE"
+        block = f"===PROGRESS===\n<reason>so it is</reason> <value>{value}</value>\n===END_PROGRESS==="
+        return Reply(text=block)
+
+    with FakeOpenAI(LongSession(turns=turn + 5, others={"progress": check})) as server:
+        ran = await run(
+            graph_of(server, docs), policy="agentcollab", compression="barrier", max_turns=turn + 6
+        )
+        (swap,) = ran.state["swaps"]
+        assert swap["turn"] == turn
+        assert [escalation["turn"] for escalation in ran.state["escalations"]] == [turn - 1]
+        tiers = [call["tier"] for call in ran.calls("think")]
+        assert tiers == ["small"] * turn + ["large"] + ["small"] * 5
+        assert "prewarm" not in server.roles(), "the other model has neither prefix"
+        changed = [(chat.model, chat.body["vllm_xargs"]["agent_turn"]) for chat in superseding(server)]
+        assert changed == [("fake-large", turn), ("fake-small", turn + 1)]
+        check_extends(thinks(server, model="fake-small"))
+        assert NOTES in thinks(server, model="fake-large")[0].text
+
+
+# Without parts of it
+
+
+async def _switched(docs: Path, mode: str = "native", **knobs: Any) -> tuple[Ran, FakeOpenAI]:
+    with FakeOpenAI(LongSession(turns=14)) as server:
+        ran = await run(graph_of(server, docs, mode=mode), **{"compression": "barrier", **knobs})
+    assert ran.of("finding")
+    assert ran.state["swaps"], "it was compressed"
+    check_extends(thinks(server))
+    check_tickets(ran)
+    return ran, server
+
+
+@pytest.mark.parametrize("recall", [True, False])
+async def test_without_notes(docs: Path, recall: bool) -> None:
+    ran, server = await _switched(docs, notes=False, recall=recall)
+    assert "distill" not in server.roles()
+    text = superseding(server)[0].text
+    assert "Notes on results [1]-" in text
+    assert "Nothing was found" not in text, "there were results"
+    assert fact(2) not in text
+    assert (PROMPTS["en"].recallable in text) is recall
+    assert ran.state["swaps"][0]["failure"] == ""
+
+
+@pytest.mark.parametrize("mode", ["json", "native"])
+async def test_without_reasoning(docs: Path, mode: str) -> None:
+    _, server = await _switched(docs, mode, keep_reasoning=False)
+    first = superseding(server)[0]
+    roles = [message["role"] for message in first.body["messages"]]
+    tool = "tool" if mode == "native" else "user"
+    assert roles[:2] == ["system", "user"]
+    assert roles[-4:] == ["assistant", tool, "assistant", tool]
+    assert "alpha0" not in first.text
+    assert fact(2) in first.text
+
+
+@pytest.mark.parametrize("mode", ["json", "native"])
+async def test_without_recent_results(docs: Path, mode: str) -> None:
+    _, server = await _switched(docs, mode, keep_rounds=0)
+    first = superseding(server)[0]
+    assert NOTES in str(first.body["messages"][-1]["content"]), "nothing follows the notes"
+    assert "oil store book" not in first.text
+    assert "alpha0" in first.text
+    if mode == "json":
+        assert str(first.body["messages"][-1]["content"]).count(QUESTION) == 1
+
+
+async def test_without_prewarm(docs: Path) -> None:
+    ran, server = await _switched(docs, prewarm=False)
+    assert "prewarm" not in server.roles()
+    steps = {call["turn"]: call for call in ran.calls("think")}
+    call = steps[ran.state["swaps"][0]["turn"]]
+    assert call["cached_tokens"] < 0.5 * call["prompt_tokens"]
+
+
+async def test_steps_stay_word_for_word(docs: Path) -> None:
+    _, server = await _switched(docs)
+    before, after = thinks(server)[-1], superseding(server)[0]
+    for chat in (after, before):
+        for turn in range(chat.body["vllm_xargs"]["agent_turn"]):
+            assert " ".join(f"{word}{turn}" for word in ("alpha", "beta", "gamma")) in chat.text
+
+
+# Off
+
+
+def _tools(server: FakeOpenAI) -> list[str]:
+    chats = [chat for chat in server.chats if chat.role in ("think", "progress", "prewarm")]
+    named = {tuple(tool["function"]["name"] for tool in chat.body["tools"]) for chat in chats}
+    (names,) = named  # the same over the whole run
+    return list(names)
+
+
+async def test_off_is_as_if_it_did_not_exist(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=10)) as server:
+        ran = await run(graph_of(server, docs, mode="json"), compression="off")
+        last = thinks(server)[-1]
+        assert set(server.roles()) == {"plan", "think", "qa"}
+        assert all("recall" not in offered(chat) for chat in thinks(server))
+    assert ran.of("distill_start") == ran.of("swap") == []
+    assert ran.state.get("swaps", []) == []
+    prompts = PROMPTS["en"]
+    expected = [prompts.seeker_json, prompts.task.format(question=QUESTION)]
+    for turn in range(10):
+        expected.append(thinks(server)[turn + 1].body["messages"][2 + 2 * turn]["content"])
+        assert f"alpha{turn}" in expected[-1]
+        results = thinks(server)[turn + 1].body["messages"][3 + 2 * turn]["content"]
+        assert results.startswith("Results:\n[")
+        assert results.endswith(prompts.next_step.format(question=QUESTION))
+        assert fact(turn) in results
+        assert code(turn) in results
+        expected.append(results)
+    assert [message["content"] for message in last.body["messages"]] == expected
+
+
+async def test_without_recall_the_tools_are_the_old_ones(docs: Path) -> None:
+    names = ["web_search", "crawl", "document_qa", "finish"]
+    for knobs in ({"compression": "off"}, {"recall": False, "compression": "barrier"}):
+        with FakeOpenAI(LongSession(turns=10)) as server:
+            await run(graph_of(server, docs, mode="native"), **knobs)
+            assert _tools(server) == names
+            assert "recall" not in "".join(chat.text for chat in server.chats)
+
+
+# Recall
+
+
+async def test_recall_in_native_mode(docs: Path) -> None:
+    steps = {
+        9: ("recall", {"ticket": 4}),
+        10: ("recall", {"ticket": 99}),
+        11: ("recall", {"ticket": 4, "query": "mark"}),
+    }
+    with FakeOpenAI(LongSession(turns=13, steps=steps)) as server:
+        ran = await run(graph_of(server, docs, mode="native"), compression="barrier", keep_rounds=1)
+        assert _tools(server) == ["web_search", "crawl", "document_qa", "recall", "finish"]
+        shown = {turn: thinks(server)[turn].body["messages"][-1]["content"] for turn in (10, 11, 12)}
+        original = next(
+            message["content"]
+            for message in thinks(server)[3].body["messages"]
+            if fact(2) in str(message["content"])
+        )
+    assert ran.state["swaps"][0]["turn"] <= 9
+    assert fact(2) in original
+    assert shown[10] == original, "exactly as it was"
+    assert "There is no result [99]" in shown[11]
+    assert code(2) in shown[12]
+    assert [tool["ok"] for tool in ran.state["tools"] if tool["tool"] == "recall"] == [True, False, True]
+
+
+async def test_recall_in_json_mode_is_offered_after_a_swap(docs: Path) -> None:
+    steps = {9: ("recall", {"ticket": 4, "query": "inventory mark"})}
+    with FakeOpenAI(LongSession(turns=12, steps=steps)) as server:
+        ran = await run(graph_of(server, docs, mode="json"), compression="barrier")
+        first = ran.state["swaps"][0]["turn"]
+        assert first <= 9
+        for chat in thinks(server):
+            turn = chat.body["vllm_xargs"]["agent_turn"]
+            assert ("recall" in offered(chat)) is (turn >= first and turn != 10), "not twice in a row"
+        assert code(2) in str(thinks(server)[10].body["messages"][-1]["content"])
+        assert all("recall" not in str(chat.body["messages"][0]) for chat in thinks(server))
+
+
+async def test_recall_of_a_result_that_was_never_shown(docs: Path) -> None:
+    steps = {
+        1: ("web_search", {"queries": ["Lamp0005", "Lamp0006", "Lamp0007"]}),
+        2: ("recall", {"ticket": 4}),
+        3: ("crawl", {"sources": [4], "urls": []}),
+    }
+    knobs = {"search_filter": "lexical", "search_keep": 1, "compression": "barrier"}
+    with FakeOpenAI(LongSession(turns=5, steps=steps)) as server:
+        await run(graph_of(server, docs, mode="native"), **knobs)
+        results = {turn: str(thinks(server)[turn].body["messages"][-1]["content"]) for turn in (2, 3, 4)}
+    assert re.search(r"Left out, can be read by number: .*\[4\] Lamp000", results[2])
+    assert "There is no distilled result [4]" in results[3]
+    assert re.search(r"\[4\] Lamp000\d: .*QX-000\d-Z", results[4], re.DOTALL)
+
+
+# Many hours
+
+HOURS: dict[str, Any] = {
+    "compression": "barrier",
+    "max_turns": 210,
+    "max_small_tokens": 100_000_000,
+    "max_seconds": 100_000.0,
+    "max_reasoning_tokens": 1500,
+    "notes_tokens": 400,
+}
+
+
+def check_bounded(ran: Ran) -> None:
+    """Check that contexts stay as long as they were, that old steps go, and that it was compressed all along."""
+    sizes = {call["turn"]: call["prompt_tokens"] for call in ran.calls("think")}
+    assert len(sizes) >= 200
+    assert len(ran.state["swaps"]) >= 10
+    highest = [max(sizes[turn] for turn in range(start, start + 50)) for start in (50, 100, 150)]
+    assert max(highest) <= 1.1 * min(highest)
+    ends = [swap["tokens_after"] for swap in ran.state["swaps"]]
+    assert max(ends[-5:]) <= 1.2 * max(ends[len(ends) // 4 : len(ends) // 2])
+
+
+async def test_200_rounds_and_the_answer_is_in_the_notes(tmp_path: Path) -> None:
+    docs = write_lamps(tmp_path / "docs", 200, filler=4)
+
+    def answer(turn: int, request: dict[str, Any]) -> Reply | None:
+        if turn < 200:
+            return None
+        text = "\n".join(str(message["content"]) for message in request["messages"])
+        found = re.search(r"\[4\] (Zanzibar, the easternmost, was lit in \d+)", text)
+        said = found[1] if found else "I cannot tell"
+        return step(request, turn, "finish", {"answer": said, "sources": [4]})
+
+    with FakeOpenAI(LongSession(turns=999, on_think=answer)) as server:
+        ran = await run(graph_of(server, docs), **HOURS)
+        last = thinks(server)[-1]
+        assert "1502" in ran.answer
+        assert ran.state["findings"][0]["complete"]
+        check_bounded(ran)
+        assert "alpha2 " not in last.text, "the oldest steps are folded"
+        assert re.search(r"Left out above: \d+ earlier steps. They searched for: Lamp0000", last.text)
+        assert fact(2) not in last.text.partition(NOTES)[0], "only the notes still tell it"
+        check_extends(thinks(server))
+        check_tickets(ran)
+
+
+async def test_200_rounds_and_the_answer_is_recalled(tmp_path: Path) -> None:
+    docs = write_lamps(tmp_path / "docs", 200, filler=4, twins=True)
+
+    def answer(turn: int, request: dict[str, Any]) -> Reply | None:
+        last = str(request["messages"][-1]["content"])
+        text = "\n".join(str(message["content"]) for message in request["messages"])
+        if turn < 200:
+            return None
+        if turn == 200:
+            found = re.search(r"\[(\d+)\] Zanzibar, the easternmost", text)
+            assert found is not None
+            assert code(2) not in text
+            return step(
+                request, turn, "recall", {"ticket": int(found[1]), "query": "inventory mark of Zanzibar"}
+            )
+        found = re.search(r"inventory mark is (QX-\d+-Z)", last)
+        said = found[1] if found else "I cannot tell"
+        return step(request, turn, "finish", {"answer": said, "sources": [4]})
+
+    knobs = {**HOURS, "search_filter": "lexical", "search_keep": 1, "results_per_query": 2, "max_turns": 202}
+    with FakeOpenAI(LongSession(turns=999, on_think=answer)) as server:
+        ran = await run(graph_of(server, docs, mode="native"), **knobs)
+        assert code(2) in ran.answer
+        assert ran.state["findings"][0]["complete"]
+        assert sum(record["pruned"] for record in ran.state["filters"]) >= 200
+        check_bounded(ran)
+        (heading, *_) = re.findall(rf"{NOTES} (.*?):", superseding(server)[-1].text)
+        assert re.fullmatch(r"\[1\]-\[\d{3}\]", heading)

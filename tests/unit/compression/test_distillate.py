@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentinfer_lg.compression.distillate import (
@@ -38,11 +38,13 @@ _json = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_distillates)
 def test_round_trip_over_json(notes: Distillate) -> None:
     assert Distillate.from_json(json.loads(json.dumps(notes.to_json()))) == notes
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["facts", "details", "leads", "dead_ends", "numbers"]), _json),
 )
@@ -60,6 +62,7 @@ def test_corrupt_parts_do_not_take_good_ones_along() -> None:
     assert Distillate.from_json(data) == Distillate(facts=(Fact(1, "good"),), numbers=(1,))
 
 
+@settings(deadline=None)
 @given(
     st.text()
     | st.lists(st.sampled_from(["[1]", "open:", "dead end: ", "\n", "\r", "\x85", "x", "- "])).map("".join)
@@ -73,6 +76,7 @@ def test_any_text_is_read(text: str) -> None:
         said.encode()
 
 
+@settings(deadline=None)
 @given(st.data(), st.sets(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 5))
 def test_the_form_is_read(data: st.DataObject, numbers: set[int], lines: int) -> None:
     pattern = distillate_regex(sorted(numbers), lines=lines)
@@ -147,6 +151,7 @@ def test_all_pieces_of_a_result_count() -> None:
     assert verified(notes, pieces) == (notes, 0)
 
 
+@settings(deadline=None)
 @given(_distillates)
 def test_verified_counts_lines(notes: Distillate) -> None:
     kept, removed = verified(notes, _ORIGINALS)
@@ -180,6 +185,7 @@ def test_details_are_what_the_facts_leave_out() -> None:
 
 
 @pytest.mark.parametrize("prompts", PROMPTS.values())
+@settings(deadline=None)
 @given(notes=_distillates)
 def test_the_text_names_every_fact_and_number(prompts: Prompts, notes: Distillate) -> None:
     text = notes.text(prompts, recall=True)
@@ -197,6 +203,7 @@ def _cost(facts: tuple[Fact, ...]) -> int:
     return sum(estimate_tokens(fact.text) + 4 for fact in facts)
 
 
+@settings(deadline=None)
 @given(_distillates, _distillates, st.integers(0, 200))
 def test_joined_within_budget_and_word_for_word(earlier: Distillate, newer: Distillate, tokens: int) -> None:
     joined = newer.after(earlier, queries=["a question"], tokens=tokens)

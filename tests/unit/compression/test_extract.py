@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentinfer_lg.compression.extract import exact_strings, key_sentences
@@ -72,6 +72,7 @@ _texts = st.text() | st.lists(
 ).map(" ".join)
 
 
+@settings(deadline=None)
 @given(_texts, st.integers(0, 100))
 def test_strings_keep_the_budget_and_are_there(text: str, tokens: int) -> None:
     found = exact_strings(text, tokens=tokens)
@@ -80,6 +81,7 @@ def test_strings_keep_the_budget_and_are_there(text: str, tokens: int) -> None:
     assert sum(estimate_tokens(value) + 1 for value in found) <= tokens
 
 
+@settings(deadline=None)
 @given(_texts, st.text(), st.integers(0, 300))
 def test_key_sentences_are_word_for_word(text: str, query: str, tokens: int) -> None:
     chosen = key_sentences([Original(3, "t", text)], [query, "Ada"], tokens=tokens)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentinfer_lg.compression.fidelity import Reference, exact_terms, is_faithful
@@ -122,6 +122,7 @@ _prose = st.lists(
 ).map(" ".join)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_prose | st.text(max_size=200))
 def test_a_sentence_of_the_original_is_faithful(text: str) -> None:
     reference = Reference(text)
@@ -129,6 +130,7 @@ def test_a_sentence_of_the_original_is_faithful(text: str) -> None:
         assert reference.supports(sentence)
 
 
+@settings(deadline=None)
 @given(_prose, _prose, st.integers(100, 10**9))
 def test_a_sentence_with_another_number_is_not(text: str, words: str, number: int) -> None:
     digits = re.sub(r"\D", "", text)
@@ -136,6 +138,7 @@ def test_a_sentence_with_another_number_is_not(text: str, words: str, number: in
     assert not is_faithful(f"{words} {number} {words}", text)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_is_compared(sentence: str, original: str) -> None:
     assert isinstance(is_faithful(sentence, original), bool)

@@ -1,7 +1,7 @@
 """Originals: what was shown comes back exactly, under its number."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentinfer_lg.compression.originals import Original, join_originals, recalled, split_results
@@ -14,12 +14,14 @@ _line = st.text(
 _originals = st.lists(st.builds(Original, st.integers(1, 9999), _line, _line), max_size=6)
 
 
+@settings(deadline=None)
 @given(_originals)
 def test_what_is_written_is_read(originals: list[Original]) -> None:
     text = "\n".join(["Results:", *(f"[{o.number}] {o.title}: {o.text}" for o in originals)])
     assert split_results(text) == originals
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_split(text: str) -> None:
     for original in split_results(text):
@@ -56,6 +58,7 @@ def test_joined_by_number_without_repetition() -> None:
     assert join_originals(parts) == [Original(1, "A", "one\ntwo"), Original(2, "B", "late")]
 
 
+@settings(deadline=None)
 @given(_originals)
 def test_joining_loses_nothing(originals: list[Original]) -> None:
     joined = {original.number: original for original in join_originals(originals)}
@@ -64,6 +67,7 @@ def test_joining_loses_nothing(originals: list[Original]) -> None:
     assert all(original.text in joined[original.number].text for original in originals)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=60), max_size=4), st.text(max_size=20), st.integers(1, 200))
 def test_recalled_whole_or_within_budget(texts: list[str], query: str, tokens: int) -> None:
     whole = "\n".join(texts)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
@@ -65,6 +65,7 @@ def test_covered() -> None:
     assert [covered(messages, name) for name in ("", "gone", "s-0-0-result", "task")] == [0, 0, 0, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=10), max_size=4), st.text(max_size=5), st.text(max_size=5))
 def test_the_ticket_is_its_content(texts: list[str], question: str, earlier: str) -> None:
     ticket = ticket_id(question, earlier, _rounds(*texts))
@@ -109,6 +110,7 @@ def test_shared_tokens() -> None:
     assert shared_tokens(before, []) == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 400), st.data())
 def test_folding_is_bounded_and_keeps_the_last(sizes: list[int], limit: int, data: st.DataObject) -> None:
     rounds = [

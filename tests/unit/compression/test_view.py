@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import (
     AIMessage,
@@ -84,6 +84,7 @@ def _wire(view: list[AnyMessage], mode: Mode) -> list[Any]:
 
 @pytest.mark.parametrize("reasoning", [True, False])
 @pytest.mark.parametrize("mode", ["native", "json"])
+@settings(deadline=None)
 @given(case=_cases())
 def test_until_the_next_swap_each_prompt_extends_the_one_before(
     mode: Mode, reasoning: bool, case: tuple[list[AnyMessage], Swap]
@@ -99,6 +100,7 @@ def test_until_the_next_swap_each_prompt_extends_the_one_before(
         before = wire
 
 
+@settings(deadline=None)
 @given(_cases())
 def test_steps_are_word_for_word_and_calls_keep_their_results(case: tuple[list[AnyMessage], Swap]) -> None:
     messages, swap = case
@@ -118,6 +120,7 @@ def test_steps_are_word_for_word_and_calls_keep_their_results(case: tuple[list[A
 
 
 @pytest.mark.parametrize("reasoning", [True, False])
+@settings(deadline=None)
 @given(case=_cases())
 def test_json_alternates_and_nothing_private_is_sent(
     reasoning: bool, case: tuple[list[AnyMessage], Swap]
@@ -131,6 +134,7 @@ def test_json_alternates_and_nothing_private_is_sent(
     assert STUB not in str(_wire(view, "json")) + str(_wire(view, "native"))
 
 
+@settings(deadline=None)
 @given(_cases())
 def test_no_call_is_open_in_the_native_form(case: tuple[list[AnyMessage], Swap]) -> None:
     messages, swap = case

@@ -22,6 +22,7 @@ __all__ = (
     "check_extends",
     "code",
     "fact",
+    "honest",
     "offered",
     "step",
     "superseding",

@@ -269,7 +269,8 @@ class ChatTier:
         if self._sends_hints():
             body["vllm_xargs"] = hints.to_xargs()
         if body:
-            options["extra_body"] = body
+            # What is bound takes the place of what a given model was made with.
+            options["extra_body"] = {**(getattr(self._given, "extra_body", None) or {}), **body}
         return options
 
     def _constraint(self, guide: Guide) -> dict[str, object]:

@@ -17,10 +17,11 @@ PARTS = ("graphs", "nodes", "serving", "evals")
 HEAVY = ("vllm", "torch", "langgraph", "langchain", "langchain_core", "langchain_openai", "openai", "numba")
 
 FORBIDDEN = {
-    "core": {"graphs", "nodes", "serving", "evals", "cli"},
-    "nodes": {"graphs", "serving", "evals", "cli"},
-    "graphs": {"serving", "evals", "cli"},
-    "serving": {"graphs", "nodes", "evals", "cli"},
+    "core": {"graphs", "nodes", "serving", "evals", "cli", "middleware"},
+    "nodes": {"graphs", "serving", "evals", "cli", "middleware"},
+    "graphs": {"serving", "evals", "cli", "middleware"},
+    "middleware": {"graphs", "serving", "evals", "cli"},
+    "serving": {"graphs", "nodes", "evals", "cli", "middleware"},
     "cli": set(),
     "evals": {"cli"},
 }
@@ -85,6 +86,7 @@ def test_links_show_the_parts_at_the_root(part: str) -> None:
         "import agentinfer_lg",
         "import agentinfer_lg; agentinfer_lg.Context(); agentinfer_lg.Settings; agentinfer_lg.UserInputError",
         "import agentinfer_lg.hints, agentinfer_lg.question, agentinfer_lg.result, agentinfer_lg.probe",
+        "import agentinfer_lg.middleware",
         "import agentinfer_lg.cli",
         "import runpy; sys.argv = ['agentinfer', '--help']; main('agentinfer_lg.cli')",
         "import runpy; sys.argv = ['agentinfer', 'research', '--help']; main('agentinfer_lg.cli')",

@@ -1,0 +1,71 @@
+"""The distiller: a chat model of the caller's, as the distillation calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
+
+from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.middleware.requests import base_url
+from agentinfer_lg.models import ChatTier, Guide
+from agentinfer_lg.nodes.calling import Called
+from agentinfer_lg.probe import EndpointProfile
+from agentinfer_lg.settings import EndpointSettings, Tier
+from agentinfer_lg.state import CallRecord
+
+__all__ = ("Distiller",)
+
+
+class Distiller:
+    """Calls a chat model for notes.
+
+    Args:
+        model: The chat model.
+        profile: What is known of its server.
+        session: Whose results are distilled.
+        turn: Model calls that the agent has made.
+        hints: Send session hints.
+    """
+
+    def __init__(
+        self, model: BaseChatModel, profile: EndpointProfile | None, *, session: str, turn: int, hints: bool
+    ) -> None:
+        endpoint = EndpointSettings(base_url=base_url(model), hints="on" if hints else "off")
+        self._tier = ChatTier("small", endpoint, model=model, profile=profile)
+        self._session, self._turn = session, turn
+
+    async def call(
+        self,
+        tier: Tier,
+        messages: Sequence[BaseMessage],
+        *,
+        role: Literal["distill"],
+        max_tokens: int,
+        guide: Guide | None,
+        fallback: bool,
+    ) -> Called:
+        """Return the reply and its record.
+
+        Raises:
+            EndpointError: The model does not answer.
+        """
+        hints = SessionHints(
+            session_id=self._session, turn=self._turn, role=role, output_tokens=max_tokens, final=True
+        )
+        reply = await self._tier.call(messages, hints=hints, max_tokens=max_tokens, guide=guide)
+        record = CallRecord(
+            agent="agent",
+            turn=self._turn,
+            role=role,
+            tier=tier,
+            model=reply.model,
+            prompt_tokens=reply.usage.prompt_tokens,
+            cached_tokens=reply.usage.cached_tokens,
+            output_tokens=reply.usage.output_tokens,
+            seconds=round(reply.seconds, 4),
+            reprefill_tokens=0,
+        )
+        return Called(reply, record)

@@ -111,8 +111,11 @@ _EN = Prompts(
         "with 'dead end:' for what led nowhere."
     ),
     notes_heading="Notes on results {numbers}:",
-    recall_hint="(recall gives back the exact text of each)",
-    recallable="Also there, to be recalled:",
+    recall_hint=(
+        "(They are shortened. If a detail is not in them, do not guess and do not answer yet: recall the result that should "
+        "have it, by its number.)"
+    ),
+    recallable="To be recalled:",
     open_lead="Open",
     dead_end="Dead end",
     nothing_found="nothing was found for {queries}",
@@ -184,8 +187,8 @@ _ZH = Prompts(
         "名称、数字、日期和链接照抄。之后如果有的话：以“open:”开头写还需要查的内容，以“dead end:”开头写没有结果的尝试。"
     ),
     notes_heading="结果{numbers}的笔记：",
-    recall_hint="（recall可取回每个结果的原文）",
-    recallable="原文中还有，可以取回：",
+    recall_hint="（笔记有删节。如果其中没有某个细节，不要猜测，也先不要回答：用recall按编号取回应当有它的结果。）",
+    recallable="可以取回：",
     open_lead="待查",
     dead_end="无果",
     nothing_found="没有找到关于{queries}的资料",

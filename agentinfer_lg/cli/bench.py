@@ -12,6 +12,7 @@ from agentinfer_lg.cli import (
     bench_calibration,
     bench_compress,
     bench_engine,
+    bench_granularity,
     bench_overhead,
     bench_retrieval,
     bench_sam,
@@ -32,6 +33,7 @@ bench_sched.register(app)
 bench_sched_engine.register(app)
 bench_overhead.register(app)
 bench_compress.register(app)
+bench_granularity.register(app)
 
 
 @app.callback()

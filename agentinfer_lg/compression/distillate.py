@@ -27,8 +27,10 @@ _LEAD = re.compile(r"^[-*•\s]*(?:open|lead|线索)\s*[:：]\s*(.{2,})$", re.IG
 _DEAD_END = re.compile(r"^[-*•\s]*(?:dead end|死胡同)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
 _MAX_NOTES = 6
 """Open leads and dead ends kept, each."""
+_MAX_RANGES = 12
 _DETAIL_SHARE = 0.25
-"""Share of the budget that exact strings may take."""
+"""Share of the budget that titles and exact strings may take."""
+_TITLE_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Distillate:
 
     facts: tuple[Fact, ...] = ()
     details: tuple[Fact, ...] = ()
-    """Exact strings of a result, joined: they are not explained, but could be recalled."""
+    """The title of a result, and exact strings of it: they are not explained, but could be recalled."""
     leads: tuple[str, ...] = ()
     """What was seen and not followed up."""
     dead_ends: tuple[str, ...] = ()
@@ -64,7 +66,8 @@ class Distillate:
         heading = prompts.notes_heading.format(numbers=_ranges(self.numbers))
         if recall and self.numbers:
             heading += " " + prompts.recall_hint
-        return "\n".join([heading, *(lines or [prompts.no_results])])
+        nothing = [] if self.numbers else [prompts.no_results]
+        return "\n".join([heading, *(lines or nothing)])
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
         """Return it as a JSON object."""
@@ -185,14 +188,20 @@ def extracted(originals: Sequence[Original], queries: Sequence[str], *, tokens: 
 
 
 def with_details(notes: Distillate, originals: Sequence[Original], *, tokens: int) -> Distillate:
-    """Add the exact strings of each original that its facts do not mention, and the numbers it stands for."""
+    """Add what could be recalled: the title of each original, then exact strings of it that its facts do not mention.
+
+    The title comes first and is never left out: strings alone do not tell which result to recall for a question.
+    """
     details = []
     share = tokens // max(1, len(originals))
     for original in originals:
         known = " ".join(fact.text for fact in notes.facts if fact.number == original.number)
-        strings = exact_strings(original.text, known=f"{original.title} {known}", tokens=share)
-        if strings:
-            details.append(Fact(original.number, "; ".join(strings)))
+        title = clip(original.title, tokens=_TITLE_TOKENS)
+        left = share - estimate_tokens(title)
+        strings = exact_strings(original.text, known=f"{original.title} {known}", tokens=left)
+        text = f"{title}: {'; '.join(strings)}" if strings else title
+        if text:
+            details.append(Fact(original.number, text))
     numbers = tuple(sorted({original.number for original in originals}))
     return replace(notes, details=tuple(details), numbers=numbers)
 
@@ -220,9 +229,11 @@ def _within(facts: Sequence[Fact], queries: Sequence[str], tokens: int) -> tuple
 
 
 def _first(facts: Sequence[Fact], tokens: int) -> tuple[Fact, ...]:
+    """Shorten all alike until they fit, so that the list stays complete as long as it can; then the last ones go."""
     kept = []
+    share = min(60, max(_TITLE_TOKENS, tokens // max(1, len(facts)) - 4))
     for fact in facts:
-        text = clip(fact.text, tokens=min(tokens - 4, 60))
+        text = clip(fact.text, tokens=min(tokens - 4, 60 if _cost(facts) <= tokens else share))
         if not text or tokens <= 8:
             break
         kept.append(Fact(fact.number, text))
@@ -246,4 +257,6 @@ def _ranges(numbers: Sequence[int]) -> str:
             parts[-1][1] = number
         else:
             parts.append([number, number])
+    if len(parts) > _MAX_RANGES:  # each result that the filter left out makes a gap
+        parts = [[parts[0][0], parts[-1][1]]]
     return ", ".join(f"[{first}]" if first == last else f"[{first}]-[{last}]" for first, last in parts)

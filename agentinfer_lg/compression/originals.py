@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from agentinfer_lg.prompts import PROMPTS
-from agentinfer_lg.text import clip
+from agentinfer_lg.text import clip, content_terms, idf_scores
 from agentinfer_lg.tokens import estimate_tokens
 from agentinfer_lg.tools import best_passages
 
-__all__ = ("Original", "join_originals", "recalled", "split_results")
+__all__ = ("Original", "join_originals", "recall_text", "recalled", "split_results")
 
 _LINE = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 _MAX_TITLE = 200
@@ -73,3 +73,35 @@ def recalled(texts: Sequence[str], query: str, *, tokens: int) -> str:
     if not query.strip():
         return clip(whole, tokens=tokens)
     return "\n".join(best_passages(whole, query, tokens=tokens))
+
+
+def recall_text(originals: Sequence[Original], number: int, query: str, *, tokens: int) -> str:
+    """Write what a recall of result `number` gives back: the result and, if another one matches `query` better, that too.
+
+    A small model finds the words for what it misses more easily than the number of the result that has it.
+
+    Args:
+        originals: All that can be recalled, `number` among them.
+        number: The result that was asked for.
+        query: What is looked for.
+        tokens: Most tokens (estimated) of the texts together.
+    """
+    named = next(original for original in originals if original.number == number)
+    other = _better_match(originals, named, query)
+    if other is None:
+        return _entry(named, query, tokens)
+    room = min(estimate_tokens(other.text), tokens // 2)
+    return f"{_entry(named, query, tokens - room)}\n{_entry(other, query, room)}"
+
+
+def _entry(original: Original, query: str, tokens: int) -> str:
+    title = clip(original.title, tokens=40)
+    return f"[{original.number}] {title}: {recalled([original.text], query, tokens=tokens)}"
+
+
+def _better_match(originals: Sequence[Original], named: Original, query: str) -> Original | None:
+    texts = [content_terms(f"{original.title} {original.text}") for original in originals]
+    scores = idf_scores(texts, [content_terms(query)])
+    best = max(range(len(originals)), key=lambda index: scores[index])
+    better = scores[best] > scores[originals.index(named)]
+    return originals[best] if better else None

@@ -1,0 +1,196 @@
+"""How the benchmark's reader answers: one plain question over the transcript, or first a few steps that may recall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
+
+from agentinfer_lg.compression.distillate import Distillate
+from agentinfer_lg.compression.lacking import lacking
+from agentinfer_lg.compression.originals import recall_text
+from agentinfer_lg.compression.view import Swap
+from agentinfer_lg.context import Context
+from agentinfer_lg.evals.granularity_session import DetailSession, Probe, contains
+from agentinfer_lg.models import Guide
+from agentinfer_lg.nodes.calling import Caller
+from agentinfer_lg.nodes.compress import seeker_view
+from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.prompts import PROMPTS, number_passages
+from agentinfer_lg.protocol import Choices, action_regex, action_schema, parse_step
+from agentinfer_lg.state import CallRecord, SeekerState, Source
+from agentinfer_lg.transcript import step_message, write_transcript
+
+__all__ = ("MAX_RECALLS", "Asked", "Recall", "ask", "read")
+
+MAX_RECALLS = 2
+_ANSWER_TOKENS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """One use of the tool."""
+
+    number: int
+    about: str
+    held: bool
+    """Whether what came back contains the detail."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """An answer and what it took."""
+
+    answer: str = ""
+    thoughts: list[str] = field(default_factory=list)
+    recalls: list[Recall] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+
+
+async def ask(
+    caller: Caller,
+    session: DetailSession,
+    probe: Probe,
+    *,
+    notes: Distillate | None,
+    recall: bool,
+    guided: bool = False,
+) -> Asked:
+    """Ask one probe.
+
+    Args:
+        caller: Calls the reader (the large tier).
+        session: Where it is asked, after the last round.
+        probe: The question.
+        notes: What stands for the old results; None leaves the transcript whole.
+        recall: Let the model recall up to `MAX_RECALLS` results first.
+        guided: Do not offer an answer before a recall where the notes lack what a distilled result says about the question.
+
+    Raises:
+        EndpointError: No endpoint answers.
+    """
+    asked = Asked()
+    messages = list(session.messages)
+    known = notes.numbers if notes is not None and recall else ()
+    for attempt in range(MAX_RECALLS):
+        left = [number for number in known if number not in {r.number for r in asked.recalls}]
+        if not left:
+            break
+        needed = _needed(session, probe, notes) if guided and not attempt else None
+        possible = Choices(
+            search=False, recall=(needed,) if needed else tuple(left), answer=needed is None, results=True
+        )
+        step = await _step(caller, session, probe, messages, notes, possible, asked)
+        if step is None:
+            break
+        messages += _recall(caller.context, session, probe, step, attempt, asked)
+    written = _written(session, probe, messages, notes, caller.context, recall=recall)
+    written[-1] = HumanMessage(_instead(str(written[-1].content), session, probe))
+    called = await caller.call("large", written, role="qa", max_tokens=_ANSWER_TOKENS)
+    asked.calls.append(called.record)
+    asked.answer = called.reply.text
+    return asked
+
+
+async def read(caller: Caller, session: DetailSession, probe: Probe) -> Asked:
+    """Ask as the seeker's reading call does when a step says `answer`: over the originals that match the question best.
+
+    Raises:
+        EndpointError: No endpoint answers.
+    """
+    prompts = PROMPTS[session.language]
+    originals = {str(original.number): original for original in session.originals}
+    sources = {
+        key: Source(key=key, uri=key, title=original.title, passages=[original.text], read=True)
+        for key, original in originals.items()
+    }
+    numbers = [str(number) for number in range(1, max(map(int, originals)) + 1)]
+    passages = select_passages(
+        sources, numbers, [probe.question], tokens=caller.context.max_observation_tokens
+    )
+    prompt = prompts.read_answer.format(passages=number_passages(passages), question=probe.question)
+    called = await caller.call("large", [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS)
+    return Asked(answer=called.reply.text, calls=[called.record])
+
+
+async def _step(
+    caller: Caller,
+    session: DetailSession,
+    probe: Probe,
+    messages: Sequence[AnyMessage],
+    notes: Distillate | None,
+    possible: Choices,
+    asked: Asked,
+) -> AIMessage | None:
+    """Let the model choose; None: it wants to answer."""
+    called = await caller.call(
+        "large",
+        _written(session, probe, messages, notes, caller.context, recall=True),
+        role="think",
+        max_tokens=caller.context.max_thought_tokens,
+        guide=Guide(schema=action_schema(possible), regex=action_regex(possible)),
+    )
+    asked.calls.append(called.record)
+    asked.thoughts.append(called.reply.text)
+    step = parse_step(called.reply.text)
+    if not step.actions or step.actions[0].tool != "recall":
+        return None
+    return step_message(step, message_id=f"ask-{len(asked.recalls)}", raw=called.reply.text)
+
+
+def _needed(session: DetailSession, probe: Probe, notes: Distillate | None) -> int | None:
+    if notes is None:
+        return None
+    found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=True), probe.question)
+    return found.number if found else None
+
+
+def _recall(
+    context: Context, session: DetailSession, probe: Probe, step: AIMessage, attempt: int, asked: Asked
+) -> list[AnyMessage]:
+    """What the tool `recall` of the seeker gives back."""
+    arguments = step.tool_calls[0]["args"]
+    number, about = arguments["ticket"], arguments.get("query", "") or probe.question
+    text = recall_text(session.originals, number, about, tokens=context.max_observation_tokens)
+    asked.recalls.append(Recall(number, about, contains(text, probe.answer)))
+    return [step, ToolMessage(text, tool_call_id=f"ask-{attempt}-0", id=f"recalled-{attempt}")]
+
+
+def _written(
+    session: DetailSession,
+    probe: Probe,
+    messages: Sequence[AnyMessage],
+    notes: Distillate | None,
+    context: Context,
+    *,
+    recall: bool,
+) -> list[BaseMessage]:
+    """The transcript as the model sees it; only its end speaks of the probe, as if it had just come up."""
+    prompts = PROMPTS[session.language]
+    swap = None if notes is None else _swap(session, notes.text(prompts, recall=recall))
+    state = cast(
+        SeekerState,
+        {"messages": list(messages), "compression": {"swap": swap}, "language": session.language},
+    )
+    written = write_transcript(
+        seeker_view(state, context), mode="json", prompts=prompts, question=session.task
+    )
+    last = str(written[-1].content).removesuffix("\n" + prompts.next_step.format(question=session.task))
+    written[-1] = HumanMessage(f"{last}\n{prompts.next_step.format(question=probe.question)}")
+    return written
+
+
+def _swap(session: DetailSession, text: str) -> Swap:
+    return Swap(
+        ticket="notes", upto=session.upto, folded="", text=text, turn=0, tokens_before=0, tokens_after=0
+    )
+
+
+def _instead(last: str, session: DetailSession, probe: Probe) -> str:
+    """End with the plain question, in the words in which the seeker's reading call puts it."""
+    prompts = PROMPTS[session.language]
+    last = last.removesuffix(prompts.next_step.format(question=probe.question)).rstrip()
+    question = prompts.read_answer.format(passages="", question=probe.question).rpartition("\n\n")[2]
+    return f"{last}\n\n{question}"

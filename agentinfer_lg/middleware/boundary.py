@@ -235,15 +235,26 @@ class Boundary:
             self._start_prewarm(ticket, swap)
 
     def _originals(self, ticket: Ticket) -> list[Original]:
-        found = []
-        for round_ in self._rounds(ticket):
+        titles = self._titles()
+        found = [
+            Original(number, titles.get(number, ""), text_of(result))
+            for round_ in self._rounds(ticket)
+            for result in round_.results
+            if (number := number_of(result, self._results)) is not None and text_of(result).strip()
+        ]
+        return join_originals(found)
+
+    def _titles(self) -> dict[int, str]:
+        """Return what was called for each result; a result that was recalled keeps its title."""
+        titles: dict[int, str] = {}
+        for round_ in split_rounds(self._messages):
             calls = {call["id"]: call for call in round_.step.tool_calls}
             for result in round_.results:
                 number, call = number_of(result, self._results), calls.get(result.tool_call_id)
-                if number is not None and text_of(result).strip():
-                    title = f"{call['name']} {_arguments(call['args'])}" if call else result.name or ""
-                    found.append(Original(number, clip(title, tokens=_TITLE_TOKENS), text_of(result)))
-        return join_originals(found)
+                if number is not None and call is not None:
+                    title = f"{call['name']} {_arguments(call['args'])}"
+                    titles.setdefault(number, clip(title, tokens=_TITLE_TOKENS))
+        return titles
 
     def _queries(self, ticket: Ticket) -> list[str]:
         """The question, then what tools were asked for, latest first."""

@@ -19,7 +19,7 @@ __all__ = ("RECALL", "number_of", "recall_tool", "result_ids")
 RECALL = "recall"
 """Name of the tool."""
 _NUMBER = "agentinfer_result"
-"""Key of the artifact that says of which result a recalled text is."""
+"""Key of the artifact that says of which result a recalled text is; 0: of none."""
 
 
 def result_ids(messages: Sequence[AnyMessage], known: Sequence[str]) -> list[str]:
@@ -42,7 +42,7 @@ def number_of(message: ToolMessage, ids: Sequence[str]) -> int | None:
     """Return the number of the result in `message`, None if it has none."""
     number = _recalled_number(message)
     if number is not None:
-        return number
+        return number or None
     return ids.index(str(message.id)) + 1 if str(message.id) in ids else None
 
 
@@ -57,7 +57,7 @@ def recall_tool(*, tokens: int) -> BaseTool:
         content = _original(runtime.state, ticket)
         if content is None:
             texts = PROMPTS[detect_language(query)]
-            return texts.not_distilled.format(number=ticket), {}
+            return texts.not_distilled.format(number=ticket), {_NUMBER: 0}
         if isinstance(content, str) and estimate_tokens(content) > tokens:
             content = recalled([content], query, tokens=tokens)
         return content, {_NUMBER: ticket}

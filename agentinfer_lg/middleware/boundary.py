@@ -121,6 +121,7 @@ class Boundary:
         """Open a ticket, look after one, or swap notes in; return the request with what the model is to see."""
         if role == "think":
             self._memory["results"] = self._results
+            await self._forget()
             if self._knobs.compression != "off":
                 await self._compress()
             self.update = self._memory
@@ -148,6 +149,13 @@ class Boundary:
     def _numbers(self, message: ToolMessage) -> list[int]:
         number = number_of(message, self._results)
         return [] if number is None else [number]
+
+    async def _forget(self) -> None:
+        """Let go of what the last swap needed, once the state has it: a server runs for months."""
+        swap = self._swap
+        if swap is not None and swap["turn"] == self._turn - 1:
+            await self._shared.jobs.cancel(self._session)
+            await self._shared.spare.adelete(("agentinfer", "notes", self._session), swap["ticket"])
 
     async def _compress(self) -> None:
         ticket: Ticket | None = self._memory.get("ticket")

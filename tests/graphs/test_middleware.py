@@ -459,6 +459,31 @@ def test_recall_gives_back_the_original(mode: Mode, whole: bool) -> None:
     assert "recall 77" not in numbered
 
 
+def test_a_result_with_an_image_is_recalled_whole() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+
+    def photograph(topic: str) -> list[Any]:
+        """Look a topic up."""
+        return [{"type": "text", "text": page(topic)}, image]
+
+    photograph.__name__ = "look_up"
+
+    def think(body: dict[str, Any], count: int) -> Reply | str:
+        text = render_prompt(body)
+        if "Notes on results" in text and "recall-" not in text:
+            return Reply(text="recall- now", tool_calls=(("recall", {"ticket": 1}),))
+        return Agent(5)(body, count)
+
+    with FakeOpenAI(Agent(think=think)) as server:
+        middleware = distilling(server, compression="barrier")
+        result = run(create_agent(model(server), [photograph], middleware=[middleware]), ask(), "async")
+    results = [message for message in result["messages"] if isinstance(message, ToolMessage)]
+    recalled = next(message for message in results if message.name == "recall")
+    assert recalled.content == results[0].content
+    assert image in recalled.content
+    assert "Ada Winter0 lit" in calls(server, "think")[-1].text
+
+
 def test_there_is_no_tool_without_recall() -> None:
     with FakeOpenAI(Agent(5)) as server:
         middleware = distilling(server, recall=False, compression="barrier")
@@ -528,6 +553,22 @@ def test_a_resumed_run_keeps_its_notes(mode: Mode, given: bool) -> None:
         spaces = store.list_namespaces()
         assert all(space[:2] == ("agentinfer", "notes") for space in spaces)
         assert len(spaces) == 1
+
+
+def test_little_is_left_of_a_session() -> None:
+    with FakeOpenAI(Agent(9)) as server:
+        middleware = distilling(server, compression="barrier")
+        agent = create_agent(model(server), [look_up], middleware=[middleware])
+        for _ in range(3):
+            run(agent, ask(), "async")
+    assert len(calls(server, "distill")) >= 6
+    kept = [
+        item
+        for space in middleware._shared.spare.list_namespaces()
+        for item in middleware._shared.spare.search(space)
+    ]
+    assert len(kept) <= 3
+    assert len(middleware._shared.jobs._tasks) <= 6
 
 
 def test_sessions_share_nothing() -> None:

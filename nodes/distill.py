@@ -149,12 +149,13 @@ async def _notes(
     numbers = [original.number for original in chunk]
     results = "\n".join(f"[{original.number}] {original.title}: {original.text}" for original in chunk)
     prompt = prompts.distil.format(results=results, question=queries[0] if queries else "")
+    limit = lines * _LINE_TOKENS
     try:
         called = await caller.call(
             tier,
             [HumanMessage(prompt)],
             role="distill",
-            max_tokens=lines * _LINE_TOKENS,
+            max_tokens=limit,
             guide=Guide(regex=distillate_regex(numbers, lines=lines)),
             fallback=False,
         )
@@ -173,7 +174,9 @@ async def _notes(
         done.failure = str(error)
         return _extracted(chunk, queries)
     done.calls.append(called.record)
-    notes, removed = verified(read_notes(called.reply.text, numbers), chunk)
+    notes, removed = verified(
+        read_notes(called.reply.text, numbers, cut=called.record["output_tokens"] >= limit), chunk
+    )
     done.removed += removed
     if not notes.facts:
         done.failure = f"nothing that the {tier} model wrote is borne out by the results"

@@ -30,6 +30,8 @@ __all__ = ("Chosen", "choose_results", "read_choice")
 
 _SHOWN_TOKENS = 60
 """Tokens of a result that the filter sees."""
+_FEWEST = 3
+"""Results that pass at least, chosen by their words if the model names fewer."""
 _MOST = 40
 """Results that the model chooses from."""
 
@@ -57,8 +59,12 @@ async def choose_results(
     if context.search_filter == "model":
         order, failure = await _ask(found[:_MOST], state, context, resources, calls)
     method: Literal["model", "lexical"] = "model" if order else "lexical"
-    order = order or _by_words(found, observations, state)
-    keys = [found[index]["key"] for index in order[: context.search_keep]]
+    order = order[: context.search_keep]
+    if len(order) < _FEWEST or method == "lexical":  # a small model may name one and stop
+        more = [index for index in _by_words(found, observations, state) if index not in order]
+        fewest = context.search_keep if method == "lexical" else min(_FEWEST, context.search_keep)
+        order += more[: fewest - len(order)]
+    keys = [found[index]["key"] for index in order]
     rank = {key: position for position, key in enumerate(keys)}
     pruned = [source for source in found if source["key"] not in rank]
     record = FilterRecord(

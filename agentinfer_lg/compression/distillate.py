@@ -15,13 +15,19 @@ from agentinfer_lg.compression.extract import exact_strings, key_sentences
 from agentinfer_lg.compression.fidelity import Reference
 from agentinfer_lg.compression.originals import Original
 from agentinfer_lg.prompts import Prompts
-from agentinfer_lg.text import clip, content_terms, well_formed
+from agentinfer_lg.text import clip, content_terms, sentences, well_formed
 from agentinfer_lg.tokens import estimate_tokens
 
 __all__ = ("Distillate", "Fact", "distillate_regex", "extracted", "read_notes", "verified", "with_details")
 
 _MAX_LINE = 300
+_MAX_FACT = 240
+"""Most characters of a fact that the grammar lets a model write."""
+_ENDS = ".!?。！？…)）」』”\"'"
+"""Marks at which a sentence, or something quoted, ends."""
 _MAX_LEAD = 160
+_FEWEST_WORDS = 2
+"""Words with a content, numbers apart, without which a line says nothing."""
 _FACT = re.compile(r"^[-*•\s]*\[(\d{1,4})\]\s*(.{2,})$")
 _LEAD = re.compile(r"^[-*•\s]*(?:open|lead|线索)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
 _DEAD_END = re.compile(r"^[-*•\s]*(?:dead end|死胡同)\s*[:：]\s*(.{2,})$", re.IGNORECASE)
@@ -132,21 +138,30 @@ class Distillate:
 def distillate_regex(numbers: Sequence[int], *, lines: int) -> str:
     """Return the form of a model's notes: one fact per line, then open leads and dead ends."""
     allowed = "|".join(map(str, sorted(set(numbers))))
-    fact = rf"\[({allowed})\] [^\n]{{8,240}}\n"
+    fact = rf"\[({allowed})\] [^\n\[\]]{{8,{_MAX_FACT}}}\n"
     return rf"({fact}){{1,{lines}}}(open: [^\n]{{8,120}}\n){{0,2}}(dead end: [^\n]{{8,120}}\n){{0,2}}"
 
 
-def read_notes(text: str, numbers: Iterable[int]) -> Distillate:
-    """Read a model's notes; lines of another form, and numbers that do not exist, are left out."""
+def read_notes(text: str, numbers: Iterable[int], *, cut: bool = False) -> Distillate:
+    """Read a model's notes; lines of another form, and numbers that do not exist, are left out.
+
+    Args:
+        text: What the model wrote.
+        numbers: Of the results.
+        cut: The model had no tokens left for the end of its last line.
+    """
     allowed = set(numbers)
     facts: list[Fact] = []
     leads: list[str] = []
     dead_ends: list[str] = []
-    for raw in well_formed(text).splitlines():
+    lines = well_formed(text).splitlines()
+    for position, raw in enumerate(lines):
         line = " ".join(raw.split())
         if match := _FACT.match(line):
-            if int(match[1]) in allowed:
-                facts.append(Fact(int(match[1]), match[2][:_MAX_LINE].strip()))
+            unfinished = len(raw) >= _MAX_FACT or (cut and position == len(lines) - 1)
+            fact = _finished(match[2][:_MAX_LINE].strip()) if unfinished else match[2][:_MAX_LINE].strip()
+            if int(match[1]) in allowed and fact:
+                facts.append(Fact(int(match[1]), fact))
         elif match := _LEAD.match(line):
             leads.append(match[1][:_MAX_LEAD].strip())
         elif match := _DEAD_END.match(line):
@@ -168,7 +183,7 @@ def verified(notes: Distillate, originals: Sequence[Original]) -> tuple[Distilla
         texts.setdefault(original.number, []).append(f"{original.title}\n{original.text}")
     references = {number: Reference("\n".join(parts)) for number, parts in texts.items()}
     facts: list[Fact] = []
-    for fact in notes.facts:
+    for fact in _without_titles(notes.facts, originals):
         holders = [fact.number, *(number for number in references if number != fact.number)]
         number = next((n for n in holders if n in references and references[n].supports(fact.text)), None)
         if number is not None:
@@ -177,8 +192,36 @@ def verified(notes: Distillate, originals: Sequence[Original]) -> tuple[Distilla
     leads = tuple(lead for lead in notes.leads if everything.supports(lead, denies=True))
     dead_ends = tuple(end for end in notes.dead_ends if everything.supports(end, denies=True))
     before = len(notes.facts) + len(notes.leads) + len(notes.dead_ends)
-    kept = replace(notes, facts=tuple(dict.fromkeys(facts)), leads=leads, dead_ends=dead_ends)
+    kept = replace(notes, facts=_without_copies(facts), leads=leads, dead_ends=dead_ends)
     return kept, before - len(facts) - len(leads) - len(dead_ends)
+
+
+def _finished(text: str) -> str:
+    """Cut a line that the model did not end: back to its last sentence, or by the word that may be half."""
+    if text[-1:] in _ENDS:
+        return text
+    whole = sentences(text)[:-1]
+    return " ".join(whole) if whole else text.rpartition(" ")[0].rstrip(" ,;:(")
+
+
+def _without_titles(facts: Iterable[Fact], originals: Sequence[Original]) -> list[Fact]:
+    """Take the title of a result off the beginning of a fact: a small model copies it along."""
+    titles = [f"{original.title}: " for original in originals if original.title]
+    found = []
+    for fact in facts:
+        title = next((title for title in titles if fact.text.startswith(title)), "")
+        found.append(Fact(fact.number, fact.text.removeprefix(title)))
+    return found
+
+
+def _without_copies(facts: Iterable[Fact]) -> tuple[Fact, ...]:
+    """Leave out facts that say nothing, or nothing that one before did not say."""
+    kept: list[Fact] = []
+    for fact in facts:
+        words = [term for term in content_terms(fact.text) if not term.isdigit()]
+        if len(words) >= _FEWEST_WORDS and not any(fact.text in before.text for before in kept):
+            kept.append(fact)
+    return tuple(kept)
 
 
 def extracted(originals: Sequence[Original], queries: Sequence[str], *, tokens: int) -> Distillate:

@@ -241,3 +241,34 @@ def test_many_joins_stay_small() -> None:
     assert estimate_tokens(notes.text(_EN, recall=True)) < 600
     assert any(fact.text.startswith("Lamp L3 was seen by keeper") for fact in notes.facts)
     assert notes.leads[-1] == "who kept lamp 49"
+
+
+def test_a_line_that_the_grammar_cut_ends_with_its_last_sentence() -> None:
+    sentence = "Ada Winter kept Heron Point Light from 1871."
+    line = f"{sentence} {'She was born in the village of Sandhaven ' * 6}"[:240]
+    assert read_notes(f"[1] {line}\n", [1]).facts == (Fact(1, sentence),)
+
+
+def test_only_the_last_line_of_a_reply_that_was_cut_is_shortened() -> None:
+    text = "[1] The code of the lamp is HP-118-B\n[2] The keeper was paid 1,24"
+    assert read_notes(text, [1, 2], cut=True).facts == (
+        Fact(1, "The code of the lamp is HP-118-B"),
+        Fact(2, "The keeper was paid"),
+    )
+    assert read_notes(text, [1, 2]).facts[1] == Fact(2, "The keeper was paid 1,24")
+
+
+def test_titles_and_copies_of_a_small_model_are_left_out() -> None:
+    originals = [
+        Original(1, "Heron Point", "Heron Point Light was lit in 1871."),
+        Original(2, "Gull", "A bird."),
+    ]
+    notes = Distillate(
+        facts=(
+            Fact(1, "Heron Point: Heron Point Light was lit in 1871."),
+            Fact(2, "Heron Point: Heron Point Light was lit in 1871."),
+            Fact(1, "Heron Point Light was lit"),
+            Fact(2, "it is"),
+        )
+    )
+    assert verified(notes, originals)[0].facts == (Fact(1, "Heron Point Light was lit in 1871."),)

@@ -153,6 +153,16 @@ async def test_words_decide_where_the_model_does_not(docs: Path, reply: Reply, w
     assert "Gannetson" in state["findings"][0]["answer"]
 
 
+async def test_a_model_that_names_one_lets_three_pass(docs: Path) -> None:
+    state, _, chats = await _run(docs, Steps(Reply(text="5")), search_keep=4)
+    (asked,) = [chat for chat in chats if chat.role == "filter"]
+    shown = _shown(_results(chats, 1))
+    assert shown[0] == _offered(asked)[4]
+    assert len(shown) == 3
+    assert "Gannet" in shown, "the others are those that share most words with the question"
+    assert state["filters"][0]["pruned"] == len(PLACES) - 3
+
+
 async def test_by_words_alone(docs: Path) -> None:
     state, events, chats = await _run(docs, Steps(Reply()), search_filter="lexical")
     assert "filter" not in [chat.role for chat in chats]

@@ -350,27 +350,39 @@ class _Compression:
     async def _is_warm(self, ticket: Ticket, view: Sequence[AnyMessage]) -> bool:
         """Whether the server has the new prefix in its cache; if not, see to it that it will have.
 
-        The bulk is prefilled while the agent goes on. The results of the round that has just ended are then prefilled
-        here: the next step would have to do it anyway, and a swap that turns out to be cold is put off instead of paid for.
+        The bulk is prefilled while the agent goes on, and so is what several rounds have brought since. Only the results of
+        the round that has just ended are prefilled here: the next step would have to do it anyway, with either context. A
+        swap that turns out to be cold is put off instead of paid for.
         """
         if not self._context.prewarm or self._switches():
             return True
         count = len(self._messages)
-        bulk = self._start_prewarm(ticket, view)
+        ahead = self._start_prewarm(ticket, view, part=ticket.get("warming", ""))
         if self._waits:
-            await asyncio.wait({bulk})
-        if not bulk.done():
+            await asyncio.wait({ahead})
+        if not ahead.done():
             return False
-        warmed, record = bulk.result() if not bulk.cancelled() and not bulk.exception() else (count, None)
+        warmed, record = ahead.result() if not ahead.cancelled() and not ahead.exception() else (count, None)
+        self._calls += _records(ahead)
         if warmed < count:
-            rest = self._start_prewarm(ticket, view, part=f"-{count}")
-            limit = (record["seconds"] if record else 0.0) + _GRACE_SECONDS
-            await asyncio.wait({rest}, timeout=limit)
+            part = f"-{count}"
+            rest = self._start_prewarm(ticket, view, part=part)
+            await asyncio.wait({rest}, timeout=self._patience(self._messages[warmed:], record))
             if not rest.done():
+                self._memory["ticket"] = {**ticket, "warming": part}
                 return False
             self._calls += _records(rest)
-        self._calls += _records(bulk)
         return True
+
+    def _patience(self, rest: Sequence[AnyMessage], record: CallRecord | None) -> float:
+        """Seconds to wait for the prefill of what came after the one in `record`: twice what that one lets expect."""
+        if len(split_rounds(rest)) > 1 and not self._waits:
+            return 0.0
+        if record is None:
+            return _GRACE_SECONDS
+        prefilled = max(1, record["prompt_tokens"] - record["cached_tokens"])
+        share = min(1.0, 2.0 * message_tokens(rest) / prefilled)
+        return record["seconds"] * share + _GRACE_SECONDS
 
     def _switches(self) -> bool:
         """Whether another model thinks next: it has neither the old prefix nor the new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NotRequired
 
 from langchain_core.messages import AnyMessage, ToolMessage
 from typing_extensions import TypedDict
@@ -40,6 +41,8 @@ class Ticket(TypedDict):
     """Turn at whose end it was asked for."""
     noticed: bool
     """Whether its end was told and its calls were counted."""
+    warming: NotRequired[str]
+    """Which prefill of the new context is the latest one; not there: the first."""
 
 
 def covered(messages: Sequence[AnyMessage], upto: str) -> int:

@@ -183,6 +183,38 @@ async def test_no_round_waits_for_a_distillation(docs: Path, mode: str) -> None:
     assert first["tokens_after"] < first["tokens_before"]
 
 
+async def test_what_several_rounds_brought_meanwhile_is_prefilled_without_waiting(docs: Path) -> None:
+    begun: list[int] = []
+    warmed: list[int] = []
+
+    def distil(request: dict[str, Any]) -> Reply:
+        begun.append(request["vllm_xargs"]["agent_turn"])
+        return Reply(text=f"[3] {fact(2)}\n", hold="distiller")
+
+    def prewarm(request: dict[str, Any]) -> Reply:
+        warmed.append(len(request["messages"]))
+        return Reply(text="x", hold="second" if len(warmed) == 2 else "")
+
+    def go_on(turn: int, request: dict[str, Any]) -> None:
+        if begun and turn >= begun[0] + 4:
+            server.release("distiller")
+        if len(warmed) == 2 and turn >= begun[0] + 7:
+            server.release("second")
+
+    brain = LongSession(after_notes=2, distil=distil, on_think=go_on, others={"prewarm": prewarm})
+    with FakeOpenAI(brain) as server:
+        ran = await run(graph_of(server, docs, mode="json"), compress_after_tokens=3000)
+        first = ran.of("swap")[0]
+        assert first["ok"]
+        assert first["lag"] >= 7, "no round waited for the second one"
+        bulk, meanwhile, *rest = warmed
+        assert meanwhile - bulk > 2, "several rounds"
+        assert rest, "what came since is prefilled at the boundary"
+        (call, *_) = (call for call in ran.calls("think") if call["turn"] == first["turn"])
+        assert call["cached_tokens"] >= 0.95 * call["prompt_tokens"]
+        assert len(ran.calls("prewarm")) == len(warmed), "each is counted once"
+
+
 async def test_the_first_step_after_a_swap_is_cached(docs: Path) -> None:
     with FakeOpenAI(LongSession(turns=24)) as server:
         ran = await run(graph_of(server, docs))

@@ -22,11 +22,13 @@ from agentinfer_lg.evals.engine_client import http_client
 from agentinfer_lg.evals.long_session_figures import Figures, Recording, Timed, measure, prompts_to_count
 from agentinfer_lg.evals.long_session_script import Script
 from agentinfer_lg.evals.sched_series import read_sched_series
+from agentinfer_lg.evals.slow_search import SlowSearch
 from agentinfer_lg.evals.steering import SteeredEndpoint
 from agentinfer_lg.graphs.deep_research import create_deep_research_graph
 from agentinfer_lg.serving.launch import ServeOptions, Server
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.settings import EndpointSettings, Settings
+from agentinfer_lg.tools.local import LocalFolder
 
 __all__ = ("VARIANTS", "LongSession", "LongSessionOptions", "Variant", "record")
 
@@ -59,6 +61,8 @@ class LongSessionOptions:
     """Most of them that pass the filter."""
     observation_tokens: int = 1000
     """Most tokens of results per round."""
+    tool_seconds: float = 0.0
+    """Added to each search: a folder answers at once, the web does not."""
     max_model_len: int | None = None
     block_size: int = 32
     kv_cache_gib: float = 1.0
@@ -176,8 +180,10 @@ async def record(
     watch = _Watch(f"{root}/metrics", on_round)
     with SteeredEndpoint(base_url=base_url, searches=script.searches) as steered:
         endpoint = EndpointSettings(base_url=steered.base_url, model=model, tool_calling="json", hints="on")
-        settings = Settings(_env_file=None, small=endpoint, docs=options.docs)  # type: ignore[call-arg]  # pydantic-settings
-        await watch.run(settings, options.context(variant), script.question)
+        settings = Settings(_env_file=None, small=endpoint)  # type: ignore[call-arg]  # pydantic-settings
+        search = SlowSearch(LocalFolder(options.docs), seconds=options.tool_seconds)
+        graph = create_deep_research_graph(settings=settings, search=search)
+        await watch.run(graph, options.context(variant), script.question)
         if steered.problem:
             raise EngineError(steered.problem)
         exchanges = steered.exchanges
@@ -202,8 +208,7 @@ class _Watch:
         self.events: list[Timed] = []
         self.series: list[Timed] = []
 
-    async def run(self, settings: Settings, context: Context, question: str) -> None:
-        graph = create_deep_research_graph(settings=settings)
+    async def run(self, graph: Any, context: Context, question: str) -> None:  # Any: a compiled graph
         looks: list[asyncio.Task[None]] = []
         config: Any = {"recursion_limit": 10_000}  # Any: RunnableConfig
         streamed: Any  # the types of LangGraph do not follow from the arguments

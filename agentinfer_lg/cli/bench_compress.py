@@ -55,6 +55,9 @@ def compress(
     observation_tokens: Annotated[
         int, typer.Option(min=100, help="Most tokens of results per round.")
     ] = 1000,
+    tool_seconds: Annotated[
+        float, typer.Option(min=0, help="Added to each search: a folder answers at once, the web does not.")
+    ] = 0.0,
     max_context: Annotated[
         int | None, typer.Option(min=1024, help="Context window of the engine; default: that of the model.")
     ] = None,
@@ -91,6 +94,7 @@ def compress(
                 keep_rounds=keep_rounds,
                 notes_tokens=notes_tokens,
                 observation_tokens=observation_tokens,
+                tool_seconds=tool_seconds,
                 max_model_len=max_context,
                 engine_args=tuple(shlex.split(engine_args)),
             ),

@@ -37,6 +37,9 @@ FACTS = {
     "heron": "Heron Point Light was lit in 1871 by the keeper Ada Winter.",
     "curlew": "Curlew Rock Light was lit in 1904 by the keeper Tom Hale.",
 }
+LEDGER = "How much basalt did the quarry sell?"
+UNSAID = "porphyry"
+"""A word that only background calls say."""
 START_SECONDS = 90.0
 
 
@@ -47,9 +50,11 @@ class Endpoint:
         self.brain = Brain()
 
     def __call__(self, request: dict[str, Any], index: int) -> Reply:
-        reply = self.brain(request, index)
         role = request["vllm_xargs"]["agent_role"]
         prompt = render_prompt(request)
+        if LEDGER in prompt or role in ("distill", "prewarm"):
+            return self.ledger(request)
+        reply = self.brain(request, index)
         if role == "plan" and '"questions"' in prompt and "both lights" in prompt:
             questions = ["When was Heron Point Light lit?", "When was Curlew Rock Light lit?"]
             return Reply(text=json.dumps({"questions": questions}))
@@ -57,6 +62,23 @@ class Endpoint:
         if role == "think" and gate:
             return Reply(text=reply.text, tool_calls=reply.tool_calls, hold=gate.group(1))
         return reply
+
+    def ledger(self, request: dict[str, Any]) -> Reply:
+        """Read one page of the ledger after the other, until notes have taken the place of the first ones."""
+        hints = request["vllm_xargs"]
+        match hints["agent_role"]:
+            case "think":
+                if "Notes on results" in render_prompt(request):
+                    return Reply(text="Done.", tool_calls=(("finish", {"answer": "7 tons", "sources": [1]}),))
+                query = f"basalt{hints['agent_turn']}"
+                return Reply(text=f"I need {query}.", tool_calls=(("web_search", {"queries": [query]}),))
+            case "distill":
+                fact = re.search(r"^(\[\d+\]) [^:\n]+: ([^.\n]+\.)", render_prompt(request), re.MULTILINE)
+                return Reply(text=f"{fact[1]} {fact[2]}\nopen: basalt tonnage of {UNSAID}\n" if fact else "")
+            case "prewarm":
+                return Reply(text=UNSAID)
+            case _:
+                return self.brain(request, 0)
 
 
 @dataclass
@@ -123,6 +145,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     docs.mkdir()
     for name, fact in FACTS.items():
         (docs / f"{name}.txt").write_text(f"{name.title()} station\n\n{fact}\n")
+    for page in range(30):
+        rows = " ".join(
+            f"Row {row} of basalt{page} tells {row} tons, sold by Ada Quarrier." for row in range(40)
+        )
+        (docs / f"ledger{page}.txt").write_text(f"Basalt{page}\n\n{rows}\n")
     log = folder / "server.log"
     port = free_port()
     start = "from langgraph_cli.cli import cli; cli()"
@@ -367,6 +394,46 @@ async def test_an_empty_question_is_a_clear_error(client: LangGraphClient) -> No
     errors = [json.dumps(part.data) for part in parts if part.event == "error"]
     assert errors
     assert "question is empty" in errors[0]
+
+
+async def test_a_context_is_compressed(client: LangGraphClient, studio: Studio) -> None:
+    thread = await new_thread(client)
+    knobs = {
+        "policy": "always-small",
+        "compress_after_tokens": 1000,
+        "max_turns": 30,
+        "results_per_query": 1,
+        "search_filter": "off",
+        "report": "brief",
+    }
+    events: list[dict[str, Any]] = []
+    said: list[str] = []
+    async for part in client.runs.stream(
+        thread,
+        GRAPH,
+        input={"question": LEDGER},
+        context=knobs,
+        stream_mode=["custom", "messages-tuple"],
+        stream_subgraphs=True,
+    ):
+        assert part.event != "error", part.data
+        if part.event.startswith("custom"):
+            events.append(part.data)
+        elif part.event.startswith("messages"):
+            said.append(str(part.data[0]["content"]))
+    swapped = [event for event in events if event["event"] == "swap" and event["ok"]]
+    assert swapped
+    assert all(event["ok"] for event in events if event["event"] == "distill_end")
+    assert any("basalt0" in text for text in said), "what the agent says is streamed"
+    assert UNSAID not in "".join(said), "what is said in the background is not"
+    found = await client.store.search_items(("agentinfer", "notes"))
+    notes = {item["key"]: item["value"]["notes"] for item in found["items"]}
+    assert notes[swapped[0]["ticket"]]["facts"], "the store of the server has it"
+    values = (await client.threads.get_state(thread))["values"]
+    assert [swap["ticket"] for swap in values["swaps"]] == [swap["ticket"] for swap in swapped]
+    assert "7 tons" in values["report"]
+    roles = studio.endpoint.roles()
+    assert {"distill", "prewarm"} <= set(roles)
 
 
 def test_the_example_drives_it(studio: Studio) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from agentinfer_lg.compression.distillate import Distillate, extracted, with_details
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.evals.granularity_reader import Asked, ask, read
+from agentinfer_lg.evals.granularity_reader import Asked, RecallBy, ask, read
 from agentinfer_lg.evals.granularity_session import DetailSession, Probe, contains, is_right
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.distill import distil
@@ -33,6 +33,7 @@ Policy = Literal[
     "notes",
     "recall",
     "recall-guided",
+    "recall-auto",
     "recall-without-details",
     "extract",
     "extract-recall",
@@ -44,25 +45,25 @@ Policy = Literal[
 class _Kind:
     source: Literal["nothing", "model", "code"]
     """Who made the notes."""
-    recall: bool = False
-    guided: bool = False
+    recall: RecallBy | None = None
     details: bool = True
 
 
 POLICIES: dict[Policy, _Kind] = {
     "full": _Kind(source="nothing"),
     "notes": _Kind(source="model"),
-    "recall": _Kind(source="model", recall=True),
-    "recall-guided": _Kind(source="model", recall=True, guided=True),
-    "recall-without-details": _Kind(source="model", recall=True, details=False),
+    "recall": _Kind(source="model", recall="model"),
+    "recall-guided": _Kind(source="model", recall="guided"),
+    "recall-auto": _Kind(source="model", recall="code"),
+    "recall-without-details": _Kind(source="model", recall="model", details=False),
     "extract": _Kind(source="code"),
-    "extract-recall": _Kind(source="code", recall=True),
+    "extract-recall": _Kind(source="code", recall="code"),
     "reading": _Kind(source="nothing"),
 }
-"""`recall-guided`: an answer is not offered before a recall where the notes lack what is asked (`compression.lacking`).
-`recall-without-details`: the notes do not list what could be recalled. `extract`: sentences of the
-results stand in for notes, as they do where the model fails. `reading`: no transcript at all, but the originals that match
-the question best, from which the seeker reads the answer when a step in the JSON form says `answer`."""
+"""`recall`, `recall-guided` and `recall-auto` differ in who decides to recall, see `RecallBy`. `recall-without-details`: the
+notes do not list what could be recalled. `extract`, `extract-recall` (by code): sentences of the results stand in for
+notes, as they do where the model fails. `reading`: no transcript at all, but the originals that match the question best,
+from which the seeker reads the answer when a step in the JSON form says `answer`."""
 _EXTRACT_SHARE = 0.2
 
 
@@ -202,7 +203,7 @@ class GranularityBenchmark:
             asked = await read(caller, session, probe)
         else:
             notes = made.notes if made else None
-            asked = await ask(caller, session, probe, notes=notes, recall=kind.recall, guided=kind.guided)
+            asked = await ask(caller, session, probe, notes=notes, recall=kind.recall)
         row = _row(session, index, policy, probe, made, asked)
         self._done[row.key] = row
         with (self._folder / "rows.jsonl").open("a", encoding="utf-8") as file:
@@ -291,7 +292,7 @@ def _extracted(session: DetailSession, context: Context) -> _Notes:
 def _row(
     session: DetailSession, index: int, policy: Policy, probe: Probe, made: _Notes | None, asked: Asked
 ) -> Row:
-    prompts, recall = PROMPTS[session.language], POLICIES[policy].recall
+    prompts, recall = PROMPTS[session.language], POLICIES[policy].recall is not None
     spellings = (probe.answer, *probe.also)
 
     def tells(*, details: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 
@@ -19,11 +19,16 @@ from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.compress import seeker_view
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.prompts import PROMPTS, number_passages
-from agentinfer_lg.protocol import Choices, action_regex, action_schema, parse_step
+from agentinfer_lg.protocol import Action, Choices, Step, action_regex, action_schema, parse_step
 from agentinfer_lg.state import CallRecord, SeekerState, Source
 from agentinfer_lg.transcript import step_message, write_transcript
 
-__all__ = ("MAX_RECALLS", "Asked", "Recall", "ask", "read")
+__all__ = ("MAX_RECALLS", "Asked", "Recall", "RecallBy", "ask", "read")
+
+RecallBy = Literal["model", "guided", "code"]
+"""`model`: it recalls or answers as it likes. `guided`: where the notes lack what a distilled result says about the question
+(`compression.lacking`), the first step must recall that result. `code`: such a result is recalled without asking the
+model."""
 
 MAX_RECALLS = 2
 _ANSWER_TOKENS = 80
@@ -55,8 +60,7 @@ async def ask(
     probe: Probe,
     *,
     notes: Distillate | None,
-    recall: bool,
-    guided: bool = False,
+    recall: RecallBy | None = None,
 ) -> Asked:
     """Ask one probe.
 
@@ -65,28 +69,30 @@ async def ask(
         session: Where it is asked, after the last round.
         probe: The question.
         notes: What stands for the old results; None leaves the transcript whole.
-        recall: Let the model recall up to `MAX_RECALLS` results first.
-        guided: Do not offer an answer before a recall where the notes lack what a distilled result says about the question.
+        recall: Who decides to recall up to `MAX_RECALLS` results first; None: nobody.
 
     Raises:
         EndpointError: No endpoint answers.
     """
     asked = Asked()
     messages = list(session.messages)
-    known = notes.numbers if notes is not None and recall else ()
+    needed = _needed(session, probe, notes) if notes is not None and recall not in (None, "model") else None
+    if recall == "code" and needed:
+        messages += _recall(caller.context, session, probe, _step_of_code(needed, probe), asked)
+    known = notes.numbers if notes is not None and recall in ("model", "guided") else ()
     for attempt in range(MAX_RECALLS):
-        left = [number for number in known if number not in {r.number for r in asked.recalls}]
+        left = tuple(number for number in known if number not in {r.number for r in asked.recalls})
         if not left:
             break
-        needed = _needed(session, probe, notes) if guided and not attempt else None
+        must = needed is not None and not attempt
         possible = Choices(
-            search=False, recall=(needed,) if needed else tuple(left), answer=needed is None, results=True
+            search=False, recall=(needed,) if needed and must else left, answer=not must, results=True
         )
         step = await _step(caller, session, probe, messages, notes, possible, asked)
         if step is None:
             break
-        messages += _recall(caller.context, session, probe, step, attempt, asked)
-    written = _written(session, probe, messages, notes, caller.context, recall=recall)
+        messages += _recall(caller.context, session, probe, step, asked)
+    written = _written(session, probe, messages, notes, caller.context, recall=recall is not None)
     written[-1] = HumanMessage(_instead(str(written[-1].content), session, probe))
     called = await caller.call("large", written, role="qa", max_tokens=_ANSWER_TOKENS)
     asked.calls.append(called.record)
@@ -140,22 +146,27 @@ async def _step(
     return step_message(step, message_id=f"ask-{len(asked.recalls)}", raw=called.reply.text)
 
 
-def _needed(session: DetailSession, probe: Probe, notes: Distillate | None) -> int | None:
-    if notes is None:
-        return None
+def _needed(session: DetailSession, probe: Probe, notes: Distillate) -> int | None:
     found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=True), probe.question)
     return found.number if found else None
 
 
 def _recall(
-    context: Context, session: DetailSession, probe: Probe, step: AIMessage, attempt: int, asked: Asked
+    context: Context, session: DetailSession, probe: Probe, step: AIMessage, asked: Asked
 ) -> list[AnyMessage]:
     """What the tool `recall` of the seeker gives back."""
     arguments = step.tool_calls[0]["args"]
     number, about = arguments["ticket"], arguments.get("query", "") or probe.question
     text = recall_text(session.originals, number, about, tokens=context.max_observation_tokens)
     asked.recalls.append(Recall(number, about, contains(text, probe.answer)))
-    return [step, ToolMessage(text, tool_call_id=f"ask-{attempt}-0", id=f"recalled-{attempt}")]
+    name = f"recalled-{len(asked.recalls)}"
+    return [step, ToolMessage(text, tool_call_id=step.tool_calls[0]["id"], id=name)]
+
+
+def _step_of_code(number: int, probe: Probe) -> AIMessage:
+    """The step with which a model would have recalled a result for the question."""
+    action = Action(tool="recall", arguments={"ticket": number, "query": probe.question})
+    return step_message(Step(thought=probe.question, actions=(action,)), message_id="ask-0", raw=None)
 
 
 def _written(

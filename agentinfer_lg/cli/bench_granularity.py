@@ -47,9 +47,10 @@ def granularity(
     policies: Annotated[
         str,
         typer.Option(
-            help="Of full, notes, recall, recall-guided, recall-without-details, extract, extract-recall, reading, by commas."
+            help="Of full, notes, recall, recall-guided, recall-auto, recall-without-details, extract, "
+            "extract-recall, reading, by commas."
         ),
-    ] = "full,notes,recall",
+    ] = "full,notes,recall,recall-auto",
     part: Annotated[
         str, typer.Option(help="report: tasks to report on; tune: others, to try changes on.")
     ] = "report",

@@ -37,6 +37,10 @@ _MAX_RANGES = 12
 _DETAIL_SHARE = 0.25
 """Share of the budget that titles and exact strings may take."""
 _TITLE_TOKENS = 12
+_DETAIL_TOKENS = 60
+_LINE_TOKENS = 4
+"""What a line takes beside its text: the number, the end."""
+_BETWEEN = "; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +240,13 @@ def with_details(notes: Distillate, originals: Sequence[Original], *, tokens: in
     The title comes first and is never left out: strings alone do not tell which result to recall for a question.
     """
     details = []
-    share = tokens // max(1, len(originals))
+    share = tokens // max(1, len(originals)) - _LINE_TOKENS
     for original in originals:
         known = " ".join(fact.text for fact in notes.facts if fact.number == original.number)
         title = clip(original.title, tokens=_TITLE_TOKENS)
         left = share - estimate_tokens(title)
         strings = exact_strings(original.text, known=f"{original.title} {known}", tokens=left)
-        text = f"{title}: {'; '.join(strings)}" if strings else title
+        text = f"{title}: {_BETWEEN.join(strings)}" if strings else title
         if text:
             details.append(Fact(original.number, text))
     numbers = tuple(sorted({original.number for original in originals}))
@@ -274,18 +278,28 @@ def _within(facts: Sequence[Fact], queries: Sequence[str], tokens: int) -> tuple
 def _first(facts: Sequence[Fact], tokens: int) -> tuple[Fact, ...]:
     """Shorten all alike until they fit, so that the list stays complete as long as it can; then the last ones go."""
     kept = []
-    share = min(60, max(_TITLE_TOKENS, tokens // max(1, len(facts)) - 4))
+    share = max(_TITLE_TOKENS, tokens // max(1, len(facts)) - _LINE_TOKENS)
+    most = min(_DETAIL_TOKENS, _DETAIL_TOKENS if _cost(facts) <= tokens else share)
     for fact in facts:
-        text = clip(fact.text, tokens=min(tokens - 4, 60 if _cost(facts) <= tokens else share))
-        if not text or tokens <= 8:
+        text = _shortened(fact.text, min(tokens - _LINE_TOKENS, most))
+        if not text:
             break
         kept.append(Fact(fact.number, text))
-        tokens -= estimate_tokens(text) + 4
+        tokens -= _cost([kept[-1]])
     return tuple(kept)
 
 
+def _shortened(detail: str, tokens: int) -> str:
+    """Leave out whole strings from the end: a part of one would be a wrong one. The title goes last."""
+    title, separator, strings = detail.rpartition(": ")
+    kept = strings.split(_BETWEEN) if separator else []
+    while kept and estimate_tokens(f"{title}: {_BETWEEN.join(kept)}") > tokens:
+        kept.pop()
+    return f"{title}: {_BETWEEN.join(kept)}" if kept else clip(title if separator else strings, tokens=tokens)
+
+
 def _cost(facts: Iterable[Fact]) -> int:
-    return sum(estimate_tokens(fact.text) + 4 for fact in facts)
+    return sum(estimate_tokens(fact.text) + _LINE_TOKENS for fact in facts)
 
 
 def _last(items: Iterable[str]) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ _KINDS = (
 gives nothing back: pages are long, and anybody may have written them."""
 _PATTERNS = tuple(re.compile(kind) for kind in _KINDS)
 _IDENTIFIER = _PATTERNS[4]
+_PARTS = re.compile(r"[^\-/.]+")
+_LEAST_PARTS = 3
 _MAX_DETAIL = 80
 _MAX_SENTENCE_TOKENS = 80
 
@@ -75,7 +77,10 @@ def exact_strings(text: str, *, known: str = "", tokens: int) -> list[str]:
 
 
 def _is_identifier(value: str) -> bool:
-    return any(map(str.isdigit, value)) and any(map(str.isupper, value))
+    """Digits with capitals, or in three parts and more: telephone numbers, versions, addresses of machines."""
+    return any(map(str.isdigit, value)) and (
+        any(map(str.isupper, value)) or len(_PARTS.findall(value)) >= _LEAST_PARTS
+    )
 
 
 def _names(text: str, value: str) -> bool:

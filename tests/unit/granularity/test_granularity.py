@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from agentinfer_lg.cli import app
 from agentinfer_lg.compression.distillate import Distillate, with_details
+from agentinfer_lg.compression.extract import exact_strings
 from agentinfer_lg.compression.originals import Original, recall_text
 from agentinfer_lg.evals.granularity import Row
 from agentinfer_lg.evals.granularity_figures import difference, figures
@@ -80,9 +81,13 @@ def test_details_are_lost_in_notes_and_come_back_with_recall(tmp_path: Path) -> 
 
 def test_a_reader_that_never_recalls_is_made_to_where_notes_lack_the_detail(tmp_path: Path) -> None:
     with FakeOpenAI(Reader(recalls=False)) as server:
-        _, rows = run(server, tmp_path, "--policies", "recall,recall-guided")
+        _, rows = run(server, tmp_path, "--policies", "recall,recall-guided,recall-auto,extract-recall")
     assert not any(row["recalls"] or row["right"] for row in of(rows, "recall") if not row["shown"])
     assert all(row["right"] for row in of(rows, "recall-guided"))
+    for policy in ("recall-auto", "extract-recall"):
+        assert all(
+            row["right"] and row["recalls"] == 1 and not row["step_tokens"] for row in of(rows, policy)
+        )
 
 
 def test_the_notes_name_what_can_be_recalled_and_the_question_comes_last(tmp_path: Path) -> None:
@@ -182,3 +187,29 @@ def test_every_title_is_told_even_where_the_budget_is_small() -> None:
     notes = with_details(Distillate(), originals, tokens=250).after(Distillate(), queries=["q"], tokens=1600)
     assert [detail.number for detail in notes.details] == list(range(1, 31))
     assert all(detail.text.startswith(f"Thing {detail.number}") for detail in notes.details)
+
+
+def test_strings_are_listed_whole_or_not_at_all() -> None:
+    originals = [
+        Original(
+            n, f"Thing {n}", f"Its code is GX-{n:03}-B, renewed on {n} August 2020. Call 555-{n + 100}-8000."
+        )
+        for n in range(1, 16)
+    ]
+    notes = with_details(Distillate(), originals, tokens=400).after(Distillate(), queries=["q"], tokens=1000)
+    for detail, original in zip(notes.details, originals, strict=True):
+        title, _, strings = detail.text.partition(": ")
+        assert title == original.title
+        assert "…" not in strings
+        whole = (
+            f"GX-{original.number:03}-B",
+            f"{original.number} August 2020",
+            f"555-{original.number + 100}-8000",
+        )
+        assert set(strings.split("; ")) <= set(whole)
+        assert strings
+
+
+def test_telephone_numbers_and_versions_are_one_string() -> None:
+    text = "Call 555-539-6832 about version v3.20.24 of the software, since 2021-03-04."
+    assert exact_strings(text, tokens=100) == ["555-539-6832", "v3.20.24", "2021-03-04"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -34,6 +35,8 @@ _CHUNK_TOKENS = 2500
 """Most tokens of results in one call: a small model loses what is in the middle of more."""
 _LEAST_TOKENS = 200
 """Results of fewer tokens are not halved any more when they do not fit."""
+_AT_ONCE = 4
+"""Calls of one distillation at the same time: an engine writes several notes together in little more time than one."""
 _LINE_TOKENS = 40
 _MIN_LINES, _MAX_LINES = 2, 10
 _TOKENS_PER_LINE = 150
@@ -117,14 +120,14 @@ async def distil(
     started = time.monotonic()
     done = Distilled(Distillate())
     chunks = _chunks(originals, _chunk_tokens(window)) if summary else []
-    facts: list[Distillate] = []
-    try:
-        async with asyncio.timeout(seconds):
-            for chunk in chunks:
-                facts.append(await _notes(caller, prompts, chunk, queries, tier, done))  # noqa: PERF401  # kept on timeout
-    except TimeoutError:
+    work = [partial(_notes, caller, prompts, chunk, queries, tier, done) for chunk in chunks]
+    made = await _in_time(work, seconds=seconds)
+    if None in made:
         done.failure = f"the {tier} model did not distil within {seconds:.0f} s"
-    facts.extend(_extracted(chunk, queries) for chunk in chunks[len(facts) :])
+    facts = [
+        _extracted(chunk, queries) if notes is None else notes
+        for notes, chunk in zip(made, chunks, strict=True)
+    ]
     joined = Distillate(
         facts=tuple(fact for notes in facts for fact in notes.facts),
         leads=tuple(lead for notes in facts for lead in notes.leads),
@@ -133,6 +136,26 @@ async def distil(
     done.notes = with_details(joined, originals, tokens=detail_tokens)
     done.seconds = time.monotonic() - started
     return done
+
+
+async def _in_time(
+    work: Sequence[Callable[[], Coroutine[Any, Any, Distillate]]], *, seconds: float
+) -> list[Distillate | None]:
+    """Do work, a few at a time, and return what it gave in order; None for what was not done within `seconds`."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(make: Callable[[], Coroutine[Any, Any, Distillate]]) -> Distillate:
+        async with gate:
+            return await make()
+
+    tasks = [asyncio.create_task(one(make)) for make in work]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        return [task.result() if task.done() else None for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _notes(

@@ -91,6 +91,24 @@ async def test_notes_of_every_chunk() -> None:
     assert "".join(caller.prompts).count("was lit in") == 12, "each result is read once"
 
 
+async def test_a_few_calls_go_on_at_once_and_notes_stay_in_order() -> None:
+    class Slow(_Caller):
+        running = most = 0
+
+        async def call(self, *arguments: Any, **options: Any) -> Called:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0.1 / (1 + len(self.prompts)))  # the later ones are done first
+            self.running -= 1
+            return await super().call(*arguments, **options)
+
+    caller = Slow(_good)
+    done = await _distil(caller, _LIGHTS, window=900)
+    assert len(caller.prompts) > 4
+    assert caller.most == 4
+    assert [fact.number for fact in done.notes.facts] == list(range(1, 13))
+
+
 async def test_what_the_model_invents_is_removed() -> None:
     done = await _distil(
         _Caller(lambda prompt: _good(prompt) + "[1] Light 1 was lit in 1999.\n[2] Bert lit Light 2.\n"),

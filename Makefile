@@ -5,6 +5,7 @@ VENV   ?= .venv
 DOCS   ?= examples/corpus
 Q      ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,7 +19,7 @@ MODEL  := $(VENV)/.ready-model
 help:
 	@echo 'make demo       research a question over $(DOCS) with a small real model'
 	@echo '                other questions and documents: make demo Q="..." DOCS=folder'
-	@echo 'make test       all checks and tests'
+	@echo 'make test       all checks and tests, in two processes (WORKERS=2)'
 	@echo 'make test-slow  also the tests that take minutes'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make venv       the virtual environment ($(VENV)) with the package'
@@ -74,7 +75,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 test: $(DEV) lint test-engine
-	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(DEV) lint test-engine
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ from typing import Any
 from langchain_core.messages import ToolMessage
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.compression.originals import as_body
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.compress import hidden_numbers
 from agentinfer_lg.nodes.search_filter import choose_results
@@ -122,7 +123,7 @@ class _Board:
         shown: Source = {**source, "passages": [text] if text else [], "read": read}
         self._known = merge_sources(self._known, {source["key"]: shown})
         self.added = merge_sources(self.added, {source["key"]: shown})
-        return f"[{self._number(source['key'])}] {title}: {text}"
+        return f"[{self._number(source['key'])}] {title}: {as_body(text)}"
 
     def _number(self, key: str) -> int:
         self.numbers = merge_unique(self.numbers, [key])

@@ -1,3 +1,16 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and which of them may run side by side."""
+
+import pytest
 
 pytest_plugins = ["engine_fixture"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares something dear when tests run in several processes (`--dist loadgroup`).
+
+    Tests with a real engine share one and the cores; the others of a file share its fixtures and heavy imports.
+    """
+    for item in items:
+        group = "engine" if item.get_closest_marker("engine") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))

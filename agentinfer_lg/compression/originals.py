@@ -11,7 +11,7 @@ from agentinfer_lg.text import clip, content_terms, idf_scores
 from agentinfer_lg.tokens import estimate_tokens
 from agentinfer_lg.tools import best_passages
 
-__all__ = ("Original", "join_originals", "recall_text", "recalled", "split_results")
+__all__ = ("Original", "as_body", "join_originals", "recall_text", "recalled", "split_results")
 
 _LINE = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 _MAX_TITLE = 200
@@ -45,6 +45,11 @@ def split_results(text: str) -> list[Original]:
         if separator and body.strip() and len(title) <= _MAX_TITLE and not is_seen:
             found.append(Original(int(match[1]), title, body.strip()))
     return found
+
+
+def as_body(text: str) -> str:
+    """Return a document's text so that none of its lines, such as those of a bibliography, looks like a result."""
+    return _LINE.sub(lambda match: f" {match[0]}", text)
 
 
 def join_originals(originals: Iterable[Original]) -> list[Original]:
@@ -96,7 +101,7 @@ def recall_text(originals: Sequence[Original], number: int, query: str, *, token
 
 def _entry(original: Original, query: str, tokens: int) -> str:
     title = clip(original.title, tokens=40)
-    return f"[{original.number}] {title}: {recalled([original.text], query, tokens=tokens)}"
+    return f"[{original.number}] {title}: {as_body(recalled([original.text], query, tokens=tokens))}"
 
 
 def _better_match(originals: Sequence[Original], named: Original, query: str) -> Original | None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentinfer_lg.compression.originals import Original, join_originals, recalled, split_results
+from agentinfer_lg.compression.originals import Original, as_body, join_originals, recalled, split_results
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.tokens import estimate_tokens
 
@@ -83,3 +83,10 @@ def test_recalled_finds_the_slice() -> None:
     texts = [*filler, "The keeper of the lamp was Ada Winter.", *filler]
     assert "Ada Winter" in recalled(texts, "Who was the keeper of the lamp?", tokens=300)
     assert recalled(texts, "  ", tokens=300).startswith("Paragraph 0")
+
+
+def test_a_list_of_references_in_a_document_is_no_result() -> None:
+    page = "Lamps.\n[1] Smith: On lamps.\n[22] Jones: On oil."
+    (found,) = split_results(f"Results:\n[7] Lights: {as_body(page)}")
+    assert found.number == 7
+    assert found.text == "Lamps.\n [1] Smith: On lamps.\n [22] Jones: On oil."

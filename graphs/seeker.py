@@ -50,9 +50,7 @@ def _calls(state: SeekerState) -> list[Send]:
     return [Send("act", {**payload, "call": call}) for call in state["pending"]]
 
 
-_NOT_FOR_ACT = frozenset(
-    {"observations", "findings", "checks", "escalations", "collab", "verifier", "compression"}
-)
+_NOT_FOR_ACT = frozenset({"observations", "findings", "checks", "escalations", "collab", "verifier"})
 
 
 def _after_boundary(state: SeekerState) -> Literal["think", "conclude"]:

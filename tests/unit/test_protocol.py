@@ -310,6 +310,8 @@ def test_tool_definitions_are_what_is_read() -> None:
         "source": 1,
         "question": "why",
         "answer": "x",
+        "ticket": 2,
+        "query": "a b",
     }
     for tool in tool_definitions(recall=True):
         function: Any = tool["function"]

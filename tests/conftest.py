@@ -1,8 +1,12 @@
 """Fixtures for all tests, and which of them may run side by side."""
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["engine_fixture"]
+
+settings.register_profile("agentinfer", deadline=None)  # how long an example takes says something about the machine
+settings.load_profile("agentinfer")
 
 
 @pytest.hookimpl(trylast=True)

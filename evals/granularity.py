@@ -152,14 +152,14 @@ class GranularityBenchmark:
 
     @property
     def rows(self) -> list[Row]:
-        """The finished rows of this run, in order."""
-        keys = [
-            (session.id, probe, policy)
+        """The finished rows of this run, in order; kept answers are scored by the rules of today."""
+        return [
+            replace(row, right=is_right(row.answer, probe))
             for session in self._sessions
-            for probe in range(len(session.probes))
+            for index, probe in enumerate(session.probes)
             for policy in self._policies
+            if (row := self._done.get((session.id, index, policy))) is not None
         ]
-        return [self._done[key] for key in keys if key in self._done]
 
     async def distil(self, *, on_step: Callable[[str], None] = lambda step: None) -> None:
         """Make the notes of all sessions that have none yet."""

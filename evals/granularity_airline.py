@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +173,7 @@ def _probes(messages: Sequence[AnyMessage], upto: str, arguments: set[str]) -> l
                 question=fact.question,
                 answer=fact.value,
                 number=fact.number,
+                also=_spelled(fact.value),
                 rivals=tuple(sorted(r for r in rivals if not contains(fact.question, r))),
             )
     return list(probes.values())
@@ -227,6 +229,16 @@ def _facts(number: int, result: _Json) -> Iterator[_Fact]:
         yield _Fact(
             "date of birth", f"What is the date of birth (dob) of {name}?", str(person.get("dob")), number
         )
+
+
+def _spelled(value: str) -> tuple[str, ...]:
+    """The ways in which people write a date; nothing for other values."""
+    try:
+        day = date.fromisoformat(value)
+    except ValueError:
+        return ()
+    month = f"{day:%B}"
+    return (f"{month} {day.day}, {day.year}", f"{day.day} {month} {day.year}")
 
 
 def _method_question(method: Mapping[str, _Json]) -> str:

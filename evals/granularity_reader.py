@@ -147,7 +147,8 @@ async def _step(
 
 
 def _needed(session: DetailSession, probe: Probe, notes: Distillate) -> int | None:
-    found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=True), probe.question)
+    # Without the strings that are only listed: nothing tells what each of them is, so they answer no question.
+    found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=False), probe.question)
     return found.number if found else None
 
 

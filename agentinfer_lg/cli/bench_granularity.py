@@ -55,6 +55,7 @@ def granularity(
         str, typer.Option(help="report: tasks to report on; tune: others, to try changes on.")
     ] = "report",
     seeds: Annotated[int, typer.Option(min=1, help="Generated sessions, of six questions each.")] = 10,
+    offset: Annotated[int, typer.Option(min=0, help="Generated sessions to leave out at the start.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Most sessions of each set.")] = None,
     settings_of_run: Annotated[
         list[str] | None, typer.Option("--set", help="A knob of compression, as KEY=VALUE; repeatable.")
@@ -84,7 +85,9 @@ def granularity(
         raise UserInputError(msg)
     chosen = _policies(policies)
     context = _context(settings_of_run or [])
-    sessions = _sessions(names(tasks), context, seeds=seeds, limit=limit, tune=part == "tune", data=data)
+    sessions = _sessions(
+        names(tasks), context, seeds=seeds, offset=offset, limit=limit, tune=part == "tune", data=data
+    )
     benchmark = GranularityBenchmark(
         sessions,
         chosen,
@@ -127,7 +130,14 @@ def _progress(row: Row) -> str:
 
 
 def _sessions(
-    sets: Sequence[str], context: Context, *, seeds: int, limit: int | None, tune: bool, data: Path | None
+    sets: Sequence[str],
+    context: Context,
+    *,
+    seeds: int,
+    offset: int,
+    limit: int | None,
+    tune: bool,
+    data: Path | None,
 ) -> list[DetailSession]:
     from agentinfer_lg.evals.granularity_airline import airline_sessions
     from agentinfer_lg.evals.granularity_tasks import REPORTED, TUNING, generated_session
@@ -137,7 +147,7 @@ def _sessions(
         raise UserInputError(msg)
     chosen: list[DetailSession] = []
     if "generated" in sets:
-        numbers = (TUNING if tune else REPORTED)[:seeds][:limit]
+        numbers = (TUNING if tune else REPORTED)[offset:][:seeds][:limit]
         chosen += [generated_session(seed, keep_rounds=context.keep_rounds) for seed in numbers]
     if "airline" in sets:
         found = airline_sessions(data, part="tune" if tune else "report", keep_rounds=context.keep_rounds)

@@ -67,7 +67,7 @@ class Distillate:
 
     def text(self, prompts: Prompts, *, recall: bool) -> str:
         """Write it as the model reads it."""
-        lines = [f"[{fact.number}] {fact.text}" for fact in self.facts]
+        lines = [f"[{fact.number}] {fact.text}" for fact in _named(self.facts, self.details)]
         lines += [f"{prompts.open_lead}: {lead}" for lead in self.leads]
         lines += [f"{prompts.dead_end}: {end}" for end in self.dead_ends]
         if recall and self.details:
@@ -251,6 +251,17 @@ def with_details(notes: Distillate, originals: Sequence[Original], *, tokens: in
             details.append(Fact(original.number, text))
     numbers = tuple(sorted({original.number for original in originals}))
     return replace(notes, details=tuple(details), numbers=numbers)
+
+
+def _named(facts: Iterable[Fact], details: Iterable[Fact]) -> list[Fact]:
+    """Put the title of its result after each fact that does not name its subject, as in "Its price is $5"."""
+    titles = {detail.number: detail.text.partition(": ")[0] for detail in details}
+    named = []
+    for fact in facts:
+        words = content_terms(titles.get(fact.number, ""))
+        knows = 2 * len(words & content_terms(fact.text)) >= len(words)
+        named.append(fact if knows else Fact(fact.number, f"{fact.text} ({titles[fact.number]})"))
+    return named
 
 
 def _is_number(value: object) -> bool:

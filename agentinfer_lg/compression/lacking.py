@@ -16,7 +16,8 @@ def lacking(originals: Sequence[Original], visible: str, question: str) -> Origi
 
     Args:
         originals: Results that were distilled.
-        visible: What the model sees: the notes and the results that are whole.
+        visible: What the model sees: the notes and the results that are whole. Strings that are merely listed for recall do
+            not belong here, for nothing says what they are.
         question: What is asked.
 
     Returns:

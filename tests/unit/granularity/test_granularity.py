@@ -10,12 +10,13 @@ from fake_openai import FakeOpenAI, Reply, render_prompt
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli import app
-from agentinfer_lg.compression.distillate import Distillate, with_details
+from agentinfer_lg.compression.distillate import Distillate, Fact, with_details
 from agentinfer_lg.compression.extract import exact_strings
 from agentinfer_lg.compression.originals import Original, recall_text
 from agentinfer_lg.evals.granularity import Row
 from agentinfer_lg.evals.granularity_figures import difference, figures
 from agentinfer_lg.evals.granularity_tasks import REPORTED, generated_session
+from agentinfer_lg.prompts import PROMPTS
 
 SESSION = generated_session(REPORTED[0])
 
@@ -213,3 +214,14 @@ def test_strings_are_listed_whole_or_not_at_all() -> None:
 def test_telephone_numbers_and_versions_are_one_string() -> None:
     text = "Call 555-539-6832 about version v3.20.24 of the software, since 2021-03-04."
     assert exact_strings(text, tokens=100) == ["555-539-6832", "v3.20.24", "2021-03-04"]
+
+
+def test_a_fact_that_does_not_name_its_subject_gets_the_title() -> None:
+    bare, whole = (
+        Fact(2, "Its order number is GX-181-B."),
+        Fact(1, "The Copper Lynx pump stands in the old hall."),
+    )
+    notes = with_details(Distillate(facts=(whole, bare)), ORIGINALS, tokens=100)
+    lines = notes.text(PROMPTS["en"], recall=False).splitlines()
+    assert lines[1:] == [f"[1] {whole.text}", "[2] Its order number is GX-181-B. (Amber Heron press)"]
+    assert notes.facts == (whole, bare), "what is kept stays word for word"

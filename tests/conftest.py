@@ -5,7 +5,8 @@ from hypothesis import settings
 
 pytest_plugins = ["engine_fixture"]
 
-settings.register_profile("agentinfer", deadline=None)  # how long an example takes says something about the machine
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("agentinfer", deadline=None)
 settings.load_profile("agentinfer")
 
 

@@ -21,6 +21,7 @@ from agentinfer_lg.serving.sam.config import SamConfig
 
 # One test may wait for the start of the engine and for the download of the model, whatever its own work takes.
 START_TIMEOUT = 900
+ENGINE_FIXTURES = frozenset({"engine", "demo_model_folder"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Engine:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark and time tests by the fixtures they use, so that no test can forget it."""
     for item in items:
-        if {"engine", "demo_model_folder"} & set(getattr(item, "fixturenames", ())):
+        if ENGINE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("engine")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(START_TIMEOUT))

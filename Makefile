@@ -75,7 +75,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 test: $(DEV) lint test-engine
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(DEV) lint test-engine
 	$(BIN)/pytest $(PYTEST_ARGS)

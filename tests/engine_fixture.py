@@ -32,20 +32,13 @@ class Engine:
     model: str
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that runs tests side by side reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark, time and group tests by the fixtures they use, so that no test can forget it.
-
-    In several processes (`--dist loadgroup`) tests with a real engine share one and the cores; the others of a file share
-    its fixtures and heavy imports.
-    """
+    """Mark and time tests by the fixtures they use, so that no test can forget it."""
     for item in items:
         if {"engine", "demo_model_folder"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("engine")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(START_TIMEOUT))
-        group = "engine" if item.get_closest_marker("engine") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, SeekerState
 
-__all__ = ("Called", "Caller", "recalls", "seeker_caller", "session_name")
+__all__ = ("Called", "Caller", "call_record", "recalls", "seeker_caller", "session_name")
 
 _ONE_SHOT: frozenset[AgentRole] = frozenset({"plan", "qa", "filter", "distill", "write"})
 
@@ -147,18 +147,34 @@ class Caller:
             known = previous["prompt_tokens"] + previous["output_tokens"]
             appended = max(0, usage.prompt_tokens - known)
             reprefill = max(0, usage.prompt_tokens - usage.cached_tokens - appended)
-        return CallRecord(
-            agent=self.agent,
-            turn=self.turn,
-            role=role,
-            tier=tier,
-            model=reply.model,
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            seconds=round(reply.seconds, 4),
-            reprefill_tokens=reprefill,
-        )
+        return call_record(reply, agent=self.agent, turn=self.turn, role=role, tier=tier, reprefill=reprefill)
+
+
+def call_record(
+    reply: Reply, *, agent: str, turn: int, role: str, tier: Tier, reprefill: int = 0
+) -> CallRecord:
+    """Return what a call cost.
+
+    Args:
+        reply: The model's answer, with the server's counts.
+        agent: On whose behalf it was made.
+        turn: The agent's round.
+        role: What the call was for.
+        tier: Which model answered.
+        reprefill: Tokens prefilled again because the tier was switched.
+    """
+    return CallRecord(
+        agent=agent,
+        turn=turn,
+        role=role,
+        tier=tier,
+        model=reply.model,
+        prompt_tokens=reply.usage.prompt_tokens,
+        cached_tokens=reply.usage.cached_tokens,
+        output_tokens=reply.usage.output_tokens,
+        seconds=round(reply.seconds, 4),
+        reprefill_tokens=reprefill,
+    )
 
 
 def recalls(context: Context) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -315,13 +316,7 @@ class _Compression:
             for query in _searched([round_.step])
         ]
         earlier = _notes(self._state)
-        found = Distillate(
-            facts=fresh.facts,
-            details=fresh.details,
-            leads=fresh.leads,
-            dead_ends=(*fresh.dead_ends, *dead_ends),
-            numbers=fresh.numbers,
-        )
+        found = replace(fresh, dead_ends=(*fresh.dead_ends, *dead_ends))
         notes = found.after(earlier, queries=self._queries(ticket), tokens=self._context.notes_tokens)
         text = notes.text(self._prompts, recall=self._context.recall)
         all_rounds = split_rounds(self._messages)[: covered(self._messages, ticket["upto"])]

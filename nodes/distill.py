@@ -124,16 +124,11 @@ async def distil(
     made = await _in_time(work, seconds=seconds)
     if None in made:
         done.failure = f"the {tier} model did not distil within {seconds:.0f} s"
-    facts = [
+    parts = [
         _extracted(chunk, queries) if notes is None else notes
         for notes, chunk in zip(made, chunks, strict=True)
     ]
-    joined = Distillate(
-        facts=tuple(fact for notes in facts for fact in notes.facts),
-        leads=tuple(lead for notes in facts for lead in notes.leads),
-        dead_ends=tuple(end for notes in facts for end in notes.dead_ends),
-    )
-    done.notes = with_details(joined, originals, tokens=detail_tokens)
+    done.notes = with_details(Distillate.joined(parts), originals, tokens=detail_tokens)
     done.seconds = time.monotonic() - started
     return done
 
@@ -187,11 +182,8 @@ async def _notes(
         if len(halves) < 2:
             done.failure = str(error)
             return _extracted(chunk, queries)
-        both = [await _notes(caller, prompts, half, queries, tier, done) for half in halves]
-        return Distillate(
-            facts=tuple(fact for notes in both for fact in notes.facts),
-            leads=tuple(lead for notes in both for lead in notes.leads),
-            dead_ends=tuple(end for notes in both for end in notes.dead_ends),
+        return Distillate.joined(
+            [await _notes(caller, prompts, half, queries, tier, done) for half in halves]
         )
     except EndpointError as error:
         done.failure = str(error)

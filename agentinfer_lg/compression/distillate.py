@@ -116,6 +116,15 @@ class Distillate:
             numbers=tuple(filter(_is_number, numbers)) if isinstance(numbers, list) else (),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Distillate]) -> Distillate:
+        """Return the lines of notes on different results, in order."""
+        return cls(
+            facts=tuple(fact for notes in parts for fact in notes.facts),
+            leads=tuple(lead for notes in parts for lead in notes.leads),
+            dead_ends=tuple(end for notes in parts for end in notes.dead_ends),
+        )
+
     def after(self, earlier: Distillate, *, queries: Sequence[str], tokens: int) -> Distillate:
         """Return this distillate joined to the one before it, within a budget.
 

@@ -178,8 +178,6 @@ class Boundary:
         rounds = to_distil(
             self._messages, done=self._done(), keep_rounds=self._knobs.keep_rounds, context_tokens=size
         )
-        while rounds and not rounds[-1].results:  # the notes stand where the last result stood
-            rounds = rounds[:-1]
         results = message_tokens([result for round_ in rounds for result in round_.results])
         saved = int((1.0 - _NOTES_SHARE) * results)
         if not rounds or not pays(saved=saved, prefill=max(0, size - results), turns=self._turns_left()):

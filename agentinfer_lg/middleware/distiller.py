@@ -11,10 +11,9 @@ from langchain_core.messages import BaseMessage
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.middleware.requests import base_url
 from agentinfer_lg.models import ChatTier, Guide
-from agentinfer_lg.nodes.calling import Called
+from agentinfer_lg.nodes.calling import Called, call_record
 from agentinfer_lg.probe import EndpointProfile
 from agentinfer_lg.settings import EndpointSettings, Tier
-from agentinfer_lg.state import CallRecord
 
 __all__ = ("Distiller",)
 
@@ -56,16 +55,4 @@ class Distiller:
             session_id=self._session, turn=self._turn, role=role, output_tokens=max_tokens, final=True
         )
         reply = await self._tier.call(messages, hints=hints, max_tokens=max_tokens, guide=guide)
-        record = CallRecord(
-            agent="agent",
-            turn=self._turn,
-            role=role,
-            tier=tier,
-            model=reply.model,
-            prompt_tokens=reply.usage.prompt_tokens,
-            cached_tokens=reply.usage.cached_tokens,
-            output_tokens=reply.usage.output_tokens,
-            seconds=round(reply.seconds, 4),
-            reprefill_tokens=0,
-        )
-        return Called(reply, record)
+        return Called(reply, call_record(reply, agent="agent", turn=self._turn, role=role, tier=tier))

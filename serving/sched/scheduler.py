@@ -48,7 +48,7 @@ _BEGINNINGS = 1024
 _FORCE_SECONDS = 0.1
 """Time between two looks at how long requests have waited."""
 _MOST_ERRORS = 100
-"""Steps without a plan after which none is made any more."""
+"""Errors after which no step is planned any more."""
 _COUNTERS = (
     *("hit_tokens", "queried_tokens", "preemptions", "forced_admissions", "holds"),
     *("superseded_blocks", "cut_draft_tokens", "rejected_hints", "overhead_seconds", "steps", "errors"),

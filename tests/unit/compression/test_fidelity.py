@@ -148,7 +148,7 @@ def test_any_text_is_compared(sentence: str, original: str) -> None:
 def test_sentences_of_wikipedia() -> None:
     folder = os.environ.get("AGENTINFER_DATA")
     if not folder:
-        pytest.skip("AGENTINFER_DATA is not set")
+        pytest.skip("set AGENTINFER_DATA to the folder of the data sets (docs/data.md)")
     corpus = json.loads((Path(folder) / "hotpotqa" / "corpus_994.json").read_text(encoding="utf-8"))
     paragraphs = [(title, "".join(parts)) for title, parts in corpus.items()]
     references = [Reference(f"{title}\n{text}") for title, text in paragraphs]

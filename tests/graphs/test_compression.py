@@ -187,6 +187,7 @@ async def test_no_round_waits_for_a_distillation(docs: Path, mode: str) -> None:
 async def test_what_several_rounds_brought_meanwhile_is_prefilled_without_waiting(docs: Path) -> None:
     begun: list[int] = []
     warmed: list[int] = []
+    turns: list[int] = []
 
     def distil(request: dict[str, Any]) -> Reply:
         begun.append(request["vllm_xargs"]["agent_turn"])
@@ -194,6 +195,7 @@ async def test_what_several_rounds_brought_meanwhile_is_prefilled_without_waitin
 
     def prewarm(request: dict[str, Any]) -> Reply:
         warmed.append(len(request["messages"]))
+        turns.append(request["vllm_xargs"]["agent_turn"])
         return Reply(text="x", hold="second" if len(warmed) == 2 else "")
 
     def go_on(turn: int, request: dict[str, Any]) -> None:
@@ -213,7 +215,10 @@ async def test_what_several_rounds_brought_meanwhile_is_prefilled_without_waitin
         assert rest, "what came since is prefilled at the boundary"
         (call, *_) = (call for call in ran.calls("think") if call["turn"] == first["turn"])
         assert call["cached_tokens"] >= 0.95 * call["prompt_tokens"]
-        assert len(ran.calls("prewarm")) == len(warmed), "each is counted once"
+        # Of a later ticket that is given up at the end, a prefill may still be on its way.
+        counted = [call for call in ran.calls("prewarm") if call["turn"] < first["turn"]]
+        assert len(counted) == sum(turn < first["turn"] for turn in turns), "each is counted once"
+        assert len(counted) >= 3
 
 
 async def test_the_first_step_after_a_swap_is_cached(docs: Path) -> None:

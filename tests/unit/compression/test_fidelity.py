@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
+from cpu_time import takes_less
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -172,6 +172,4 @@ def test_sentences_of_wikipedia() -> None:
 )
 def test_hostile_text_takes_no_time(unit: str) -> None:
     text = unit * (100_000 // len(unit))
-    started = time.process_time()
-    Reference(text).supports("Ada Winter lit 3 lamps. " + text[:300])
-    assert time.process_time() - started < 3
+    assert takes_less(3.0, lambda: Reference(text).supports("Ada Winter lit 3 lamps. " + text[:300]))

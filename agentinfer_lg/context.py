@@ -151,6 +151,11 @@ class Context(BaseModel):
     recall: bool = _knob(
         True, "Let the model ask for the original of a distilled result (tool recall).", "switch"
     )
+    auto_recall: bool = _knob(
+        True,
+        "Show the original of a distilled result again when a search asks for what the notes on it leave out.",
+        "switch",
+    )
     distill_seconds: float = _knob(
         300.0, "Seconds for one distillation; then sentences of the results stand in.", "number", gt=0
     )

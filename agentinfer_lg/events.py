@@ -22,6 +22,7 @@ EventKind = Literal[
     "tool_start",
     "tool_end",
     "filter",
+    "recall",
     "distill_start",
     "distill_end",
     "swap",
@@ -57,7 +58,7 @@ class Event(TypedDict, total=False):
     stall: str
     cause: str
     ticket: str
-    """Of a distillation."""
+    """Of a distillation; of a recall the number of the result."""
     tokens_before: int
     tokens_after: int
     removed: int

@@ -128,7 +128,7 @@ _EN = Prompts(
         "Question: {question}\n\nSearch results:\n{results}\n\nWrite the numbers of the results that may help to answer the "
         "question, best first."
     ),
-    left_out="Left out, can be read by number: {titles}",
+    left_out="Left out; search for a title to see it: {titles}",
     read_answer="Passages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
     document_question="Document:\n{passages}\n\nQuestion: {question}\nAnswer in one or two sentences, only from the document.",
     combine="Facts:\n{findings}\n\nPassages:\n{passages}\n\nQuestion: {question}\nAnswer in a few words.",
@@ -198,7 +198,7 @@ _ZH = Prompts(
     folded="上面省略了{count}个较早的步骤，搜索过：{queries}",
     not_distilled="没有编号为[{number}]的笔记结果。",
     choose="问题：{question}\n\n搜索结果：\n{results}\n\n写出可能有助于回答问题的结果编号，最有用的在前。",
-    left_out="已省略，可按编号阅读：{titles}",
+    left_out="已省略，搜索标题即可看到：{titles}",
     read_answer="资料：\n{passages}\n\n问题：{question}\n用几个词回答。",
     document_question="文档：\n{passages}\n\n问题：{question}\n只根据文档，用一两句话回答。",
     combine="事实：\n{findings}\n\n资料：\n{passages}\n\n问题：{question}\n用几个词回答。",

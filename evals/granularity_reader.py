@@ -148,8 +148,8 @@ async def _step(
 
 def _needed(session: DetailSession, probe: Probe, notes: Distillate) -> int | None:
     # Without the strings that are only listed: nothing tells what each of them is, so they answer no question.
-    found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=False), probe.question)
-    return found.number if found else None
+    found = lacking(session.originals, notes.text(PROMPTS[session.language], recall=False), [probe.question])
+    return found[0].number if found else None
 
 
 def _recall(

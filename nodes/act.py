@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.citations import source_key, supporting_sources
-from agentinfer_lg.compression.originals import Original, recall_text
+from agentinfer_lg.compression.originals import recall_text
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
@@ -23,6 +23,7 @@ from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller, seeker_caller
 from agentinfer_lg.nodes.compress import hidden_numbers
 from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document, without_marks
+from agentinfer_lg.nodes.recall import originals_of
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -166,17 +167,12 @@ class _Tool:
         if not source["passages"]:
             raise ToolError(self._prompts.not_distilled.format(number=number))
         text = recall_text(
-            self._originals({*hidden_numbers(self._state, self._context), number}),
+            originals_of(self._state, {*hidden_numbers(self._state, self._context), number}),
             number,
             query or self._state["task"]["question"],
             tokens=self._context.max_observation_tokens,
         )
         return Observation(call=call, text=text, sources=[], ok=True, seconds=0.0)
-
-    def _originals(self, numbers: set[int]) -> list[Original]:
-        keys, sources = self._state["numbers"], self._state["sources"]
-        found = [(number, sources[keys[number - 1]]) for number in sorted(numbers) if number <= len(keys)]
-        return [Original(number, each["title"], "\n".join(each["passages"])) for number, each in found]
 
     async def _finish(self, call: PendingCall) -> Observation:
         answer = without_marks(str(call["arguments"].get("answer", "")))

@@ -42,7 +42,15 @@ from agentinfer_lg.state import CallRecord, SeekerState, SwapRecord
 from agentinfer_lg.text import clip
 from agentinfer_lg.transcript import write_transcript
 
-__all__ = ("compress", "hidden_numbers", "recallable_numbers", "seeker_view", "settle", "supersedes")
+__all__ = (
+    "compress",
+    "hidden_numbers",
+    "recallable_numbers",
+    "seeker_view",
+    "settle",
+    "supersedes",
+    "visible_results",
+)
 
 _NOTES_SHARE = 0.3
 """Length that notes are expected to have, as a share of the results, before they are written."""
@@ -82,6 +90,17 @@ def supersedes(state: SeekerState, context: Context, tier: Tier) -> bool:
 def hidden_numbers(state: SeekerState, context: Context) -> set[int]:
     """Return the numbers of the results whose text the model no longer sees."""
     return set(_notes(state).numbers) if _swap(state, context) else set()
+
+
+def visible_results(state: SeekerState, context: Context) -> str:
+    """Return what the model sees of results: the notes and the results that are whole.
+
+    Without the strings that the notes merely list for recall, for nothing says what they are.
+    """
+    swap, messages = _swap(state, context), state["messages"]
+    rounds = split_rounds(messages)[covered(messages, swap["upto"]) if swap else 0 :]
+    notes = _notes(state).text(PROMPTS[state["language"]], recall=False) if swap else ""
+    return "\n".join([notes, *(str(result.content) for round_ in rounds for result in round_.results)])
 
 
 def recallable_numbers(state: SeekerState) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from langgraph.runtime import Runtime
 from agentinfer_lg.compression.originals import as_body
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.compress import hidden_numbers
+from agentinfer_lg.nodes.recall import Recalled, auto_recall
 from agentinfer_lg.nodes.search_filter import choose_results
 from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
 from agentinfer_lg.prompts import PROMPTS
@@ -37,10 +38,11 @@ async def filter_results(
     order = {call["id"]: position for position, call in enumerate(state["pending"])}
     observations = sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
     chosen = await choose_results(observations, state, context, resources)
-    board = _Board(state, context, chosen.pruned)
+    again = await auto_recall(chosen.observations, state, context)
+    board = _Board(state, context, chosen.pruned, again)
     messages = []
     for observation in chosen.observations:
-        text = board.show(observation)
+        text = "\n".join(filter(None, [board.show(observation), board.recalled(observation)]))
         if pruned := board.left_out(observation):
             text += "\n" + prompts.left_out.format(titles="; ".join(pruned))
         name = observation["call"]["tool"]
@@ -65,11 +67,14 @@ async def filter_results(
 class _Board:
     """What is shown of a round, within its budget of tokens."""
 
-    def __init__(self, state: SeekerState, context: Context, pruned: Sequence[Source]) -> None:
+    def __init__(
+        self, state: SeekerState, context: Context, pruned: Sequence[Source], again: Recalled | None
+    ) -> None:
         self._prompts = PROMPTS[state["language"]]
         self._known = dict(state.get("sources", {}))
-        self._left = context.max_observation_tokens
         self._pruned = list(pruned)
+        self._again = again
+        self._left = context.max_observation_tokens - (estimate_tokens(again.text) if again else 0)
         self.numbers = list(state.get("numbers", []))
         self.added: dict[str, Source] = {}
         hidden = hidden_numbers(state, context)
@@ -87,6 +92,13 @@ class _Board:
             if line:
                 lines.append(line)
         return "\n".join(lines)
+
+    def recalled(self, observation: Observation) -> str:
+        """Return the distilled result that a search of the round needs, after the first search."""
+        if observation["call"]["tool"] != "web_search" or self._again is None:
+            return ""
+        again, self._again = self._again, None
+        return again.text
 
     def left_out(self, observation: Observation) -> list[str]:
         """Return number and title of each result that the filter pruned, after the first search of the round."""
@@ -108,6 +120,8 @@ class _Board:
         ]
         title = clip(source["title"], tokens=40)
         hidden = known is not None and not fresh and source["key"] in self._hidden
+        if hidden and self._again is not None and self._number(source["key"]) == self._again.number:
+            return ""  # its text follows
         if hidden and observation_reads:
             fresh = source["passages"]  # it was distilled, and is asked for again
         if known is not None and not fresh:

@@ -1,7 +1,8 @@
 """Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
 
-The small model chooses in one constrained call; where it fails or is slow, the words of the results decide. What is pruned
-stays known by number, and can be read.
+A result whose title a query spells out passes in any case. Among the others the small model chooses in one constrained call;
+where it fails or is slow, the words of the results decide. What is pruned stays known by number and title: a tool call reads
+it by the one, a search finds it by the other.
 """
 
 from __future__ import annotations
@@ -59,9 +60,12 @@ async def choose_results(
     if context.search_filter == "model":
         order, failure = await _ask(found[:_MOST], state, context, resources, calls)
     method: Literal["model", "lexical"] = "model" if order else "lexical"
-    order = order[: context.search_keep]
+    by_words = _by_words(found, observations, state)
+    named = _named(found, _queries(observations), state["task"]["question"])
+    first = [index for index in by_words if index in named]
+    order = list(dict.fromkeys([*first, *order]))[: context.search_keep]
     if len(order) < _FEWEST or method == "lexical":  # a small model may name one and stop
-        more = [index for index in _by_words(found, observations, state) if index not in order]
+        more = [index for index in by_words if index not in order]
         fewest = context.search_keep if method == "lexical" else min(_FEWEST, context.search_keep)
         order += more[: fewest - len(order)]
     keys = [found[index]["key"] for index in order]
@@ -147,11 +151,20 @@ async def _ask(
     return order, "" if order else "the model's choice could not be read"
 
 
+def _named(found: Sequence[Source], queries: Sequence[str], question: str) -> set[int]:
+    """Return the positions of the results that a query other than the task's question asks for by their whole title."""
+    asked = [content_terms(query) for query in queries if not question.startswith(query)]
+    titles = [content_terms(source["title"]) for source in found]
+    return {index for index, title in enumerate(titles) if title and any(title <= query for query in asked)}
+
+
+def _queries(observations: Sequence[Observation]) -> list[str]:
+    searches = [item["call"] for item in observations if item["call"]["tool"] == "web_search"]
+    return [query for call in searches for query in call["arguments"].get("queries", [])]
+
+
 def _by_words(found: Sequence[Source], observations: Sequence[Observation], state: SeekerState) -> list[int]:
-    queries = [state["task"]["question"]]
-    for item in observations:
-        if item["call"]["tool"] == "web_search":
-            queries += item["call"]["arguments"].get("queries", [])
+    queries = [state["task"]["question"], *_queries(observations)]
     texts = [content_terms(" ".join([source["title"], *source["passages"]])) for source in found]
     scores = idf_scores(texts, [content_terms(query) for query in queries])
     return sorted(range(len(found)), key=lambda index: (-scores[index], index))

@@ -93,7 +93,11 @@ def choices(state: SeekerState, *, recall: bool = False) -> Choices:
     numbers, sources = state.get("numbers", []), state.get("sources", {})
     if not numbers:
         return Choices(search=True)
-    unread = [number for number, key in enumerate(numbers, start=1) if not sources[key]["read"]]
+    # What the search filter left out is no choice here: a small model would read it all, one by one.
+    shown = [
+        (number, sources[key]) for number, key in enumerate(numbers, start=1) if sources[key]["passages"]
+    ]
+    unread = [number for number, source in shown if not source["read"]]
     last = _last_tool(state)
     stalled = bool(state.get("verifier", {}).get("stalled_rounds", 0))
     return Choices(

@@ -176,6 +176,12 @@ class Board:
         text = f"keeps {kept} of {kept + removed} results"
         return [LogLine(row.agent, f"{text} by their words: {reason}" if reason else text, "cyan")]
 
+    def _recall(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        about = plain(event.get("text", ""), limit=_LOG_CHARS)
+        return [
+            LogLine(row.agent, f"shows [{plain(event.get('ticket', '?'), limit=8)}] again: {about}", "cyan")
+        ]
+
     def _distill_start(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
         tokens = _count(event, "tokens_before")
         return [LogLine(row.agent, f"distils {tokens} tokens of results in the background", "dim")]
@@ -234,6 +240,7 @@ _HANDLERS: Mapping[str, Callable[[Board, AgentRow, Mapping[str, Any]], list[LogL
     "tool_start": Board._tool_start,
     "tool_end": Board._tool_end,
     "filter": Board._filter,
+    "recall": Board._recall,
     "distill_start": Board._distill_start,
     "distill_end": Board._distill_end,
     "swap": Board._swap,

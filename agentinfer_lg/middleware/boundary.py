@@ -18,7 +18,8 @@ from langgraph.store.base import BaseStore
 
 from agentinfer_lg.compression.distillate import Distillate
 from agentinfer_lg.compression.jobs import Jobs
-from agentinfer_lg.compression.originals import Original, join_originals
+from agentinfer_lg.compression.lacking import lacking
+from agentinfer_lg.compression.originals import Original, join_originals, recalled
 from agentinfer_lg.compression.policy import (
     Ticket,
     covered,
@@ -32,7 +33,7 @@ from agentinfer_lg.compression.view import Round, Swap, compressed_view, message
 from agentinfer_lg.context import CompressionMode
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.middleware.distiller import Distiller
-from agentinfer_lg.middleware.recall import number_of, result_ids
+from agentinfer_lg.middleware.recall import number_of, result_ids, with_recalled
 from agentinfer_lg.middleware.requests import CallRole, base_url, extended, limited
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import text_of
@@ -63,6 +64,8 @@ class Knobs:
     notes_tokens: int
     prewarm: bool
     recall: bool
+    auto_recall: bool
+    max_observation_tokens: int
     distill_seconds: float
     max_turns: int | None
     hints: Hints
@@ -124,6 +127,7 @@ class Boundary:
             await self._forget()
             if self._knobs.compression != "off":
                 await self._compress()
+                await self._recall()
             self.update = self._memory
         return await self._seen(role)
 
@@ -144,7 +148,15 @@ class Boundary:
             marks = " ".join(f"[{number}]" for number in numbers)
             return self._prompts.in_notes.format(numbers=marks).strip()
 
-        return compressed_view(messages, swap, stub=stub, numbers=self._numbers)
+        view = compressed_view(messages, swap, stub=stub, numbers=self._numbers)
+        again = self._recalled(messages, swap)
+        return with_recalled(view, again)
+
+    def _recalled(self, messages: Sequence[AnyMessage], swap: Swap | None) -> dict[str, Any]:
+        """Return what was brought back after messages that came after the swap; what came before is dropped with it."""
+        start = next((at for at, message in enumerate(messages) if swap and message.id == swap["upto"]), 0)
+        again: dict[str, Any] = self._memory.get("recalled") or {}
+        return {key: again[key] for message in messages[start:] if (key := str(message.id)) in again}
 
     def _numbers(self, message: ToolMessage) -> list[int]:
         number = number_of(message, self._results)
@@ -228,7 +240,7 @@ class Boundary:
         distilled = await distil(
             distiller,
             self._prompts,
-            self._originals(ticket),
+            self._originals(self._rounds(ticket)),
             self._queries(ticket),
             tier="small",
             window=profile.max_model_len if profile else None,
@@ -240,11 +252,32 @@ class Boundary:
             _, swap = self._write(ticket, distilled.notes)
             self._start_prewarm(ticket, swap)
 
-    def _originals(self, ticket: Ticket) -> list[Original]:
+    async def _recall(self) -> None:
+        """Bring back the distilled result that the newest message of the user needs and the notes leave out."""
+        last, swap = self._messages[-1], self._swap
+        if not (self._knobs.auto_recall and self._knobs.recall and swap and isinstance(last, HumanMessage)):
+            return
+        rounds = split_rounds(self._messages)
+        notes = Distillate.from_json(self._memory.get("notes") or {})
+        hidden = [each for each in self._originals(rounds[: self._done()]) if each.number in notes.numbers]
+        whole = [text_of(result) for round_ in rounds[self._done() :] for result in round_.results]
+        known = self._recalled(self._messages, swap)
+        again = [str(each["text"]) for each in known.values()]
+        visible = "\n".join([notes.text(self._prompts, recall=False), *whole, *again])
+        found = await asyncio.to_thread(lacking, hidden, visible, [self._question])
+        if found is None:
+            return
+        original, _ = found
+        text = recalled([original.text], self._question, tokens=self._knobs.max_observation_tokens // 2)
+        brought = {"number": original.number, "query": self._question, "text": text}
+        self._memory["recalled"] = {**known, str(last.id): brought}
+        self._events.append({"event": "recall", "ticket": str(original.number), "text": self._question})
+
+    def _originals(self, rounds: Sequence[Round]) -> list[Original]:
         titles = self._titles()
         found = [
             Original(number, titles.get(number, ""), text_of(result))
-            for round_ in self._rounds(ticket)
+            for round_ in rounds
             for result in round_.results
             if (number := number_of(result, self._results)) is not None and text_of(result).strip()
         ]

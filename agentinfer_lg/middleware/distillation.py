@@ -56,7 +56,9 @@ class DistillationMiddleware(AgentMiddleware):
         prewarm: Prefill the new prompt in the background before it is used, on OpenAI-compatible servers that have a
             `base_url`.
         recall: Offer the tool `recall`.
+        auto_recall: When a message of the user asks for what the notes leave out, show that result as if it had been recalled.
         max_observation_tokens: Most tokens of one answer of `recall`; of a longer result the slices that match best.
+            A result that is shown by `auto_recall` gets half of them.
         distill_seconds: Seconds for one distillation; then sentences of the results stand in.
         max_turns: Model calls that the agent may make in all, if that is known: notes that come too late to pay are left.
         hints: Whether session hints are sent with each call.
@@ -77,6 +79,7 @@ class DistillationMiddleware(AgentMiddleware):
         notes_tokens: int = 1000,
         prewarm: bool = True,
         recall: bool = True,
+        auto_recall: bool = True,
         max_observation_tokens: int = 1500,
         distill_seconds: float = 300.0,
         max_turns: int | None = None,
@@ -95,6 +98,8 @@ class DistillationMiddleware(AgentMiddleware):
             notes_tokens=notes_tokens,
             prewarm=prewarm,
             recall=recall,
+            auto_recall=auto_recall,
+            max_observation_tokens=max_observation_tokens,
             distill_seconds=distill_seconds,
             max_turns=max_turns,
             hints=hints,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain.tools import ToolRuntime
-from langchain_core.messages import AnyMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from agentinfer_lg.compression.originals import recalled
@@ -14,7 +14,7 @@ from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.text import detect_language
 from agentinfer_lg.tokens import estimate_tokens
 
-__all__ = ("RECALL", "number_of", "recall_tool", "result_ids")
+__all__ = ("RECALL", "number_of", "recall_tool", "result_ids", "with_recalled")
 
 RECALL = "recall"
 """Name of the tool."""
@@ -68,6 +68,31 @@ def recall_tool(*, tokens: int) -> BaseTool:
         description="Get back the exact text of a result that is only in the notes, by its number; a query chooses the part.",
         response_format="content_and_artifact",
     )
+
+
+def with_recalled(messages: Sequence[AnyMessage], again: Mapping[str, Mapping[str, Any]]) -> list[AnyMessage]:
+    """Return `messages` as if the model had recalled a result after some of them.
+
+    Args:
+        messages: What the model is to see.
+        again: By the id of a message: `number`, `query` and `text` of the result that follows it. It stays a tool's
+            message: what a tool said must not speak for the user.
+    """
+    seen: list[AnyMessage] = []
+    for message in messages:
+        seen.append(message)
+        if (result := again.get(str(message.id))) is not None:
+            call_id, arguments = (
+                f"recall-{message.id}",
+                {"ticket": result["number"], "query": result["query"]},
+            )
+            call = ToolCall(name=RECALL, args=arguments, id=call_id, type="tool_call")
+            seen.append(AIMessage("", tool_calls=[call], id=f"{call_id}-step"))
+            artifact = {_NUMBER: result["number"]}
+            seen.append(
+                ToolMessage(result["text"], tool_call_id=call_id, name=RECALL, id=call_id, artifact=artifact)
+            )
+    return seen
 
 
 def _original(state: Mapping[str, Any], number: int) -> Any:

@@ -750,9 +750,43 @@ async def test_recall_of_a_result_that_was_never_shown(docs: Path) -> None:
     with FakeOpenAI(LongSession(turns=5, steps=steps)) as server:
         await run(graph_of(server, docs, mode="native"), **knobs)
         results = {turn: str(thinks(server)[turn].body["messages"][-1]["content"]) for turn in (2, 3, 4)}
-    assert re.search(r"Left out, can be read by number: .*\[4\] Lamp000", results[2])
+    assert re.search(r"Left out; search for a title to see it: .*\[4\] Lamp000", results[2])
     assert "There is no distilled result [4]" in results[3]
     assert re.search(r"\[4\] Lamp000\d: .*QX-000\d-Z", results[4], re.DOTALL)
+
+
+async def _asks_again(docs: Path, **knobs: Any) -> tuple[Ran, dict[int, str]]:
+    """Search in turns 7 and 8 for what document 2 told, and in turn 9 for what its notes tell; return what each brought."""
+    about = "inventory mark of the easternmost, Zanzibar"
+    steps = {turn: ("web_search", {"queries": [about]}) for turn in (7, 8)}
+    steps[9] = ("web_search", {"queries": ["In which year was Zanzibar, the easternmost, lit?"]})
+    with FakeOpenAI(LongSession(turns=13, steps=steps)) as server:
+        ran = await run(graph_of(server, docs, mode="native"), **{"compression": "barrier", **knobs})
+        check_extends(thinks(server))
+    assert ran.state["swaps"][0]["turn"] <= 7
+    results = {
+        chat.body["vllm_xargs"]["agent_turn"] - 1: str(chat.body["messages"][-1]["content"])
+        for chat in thinks(server)
+    }
+    return ran, results
+
+
+async def test_a_search_for_what_the_notes_leave_out_brings_the_original_back(docs: Path) -> None:
+    ran, results = await _asks_again(docs)
+    (number,) = re.findall(r"\[(\d+)\] Zanzibar: .*QX-0002-Z", results[7])
+    assert PROMPTS["en"].known_in_notes not in results[7], "not both the text and where it is"
+    assert code(2) not in results[8], "it is still there"
+    assert code(2) not in results[9], "the notes tell the year"
+    (event,) = ran.of("recall")
+    assert (event["ticket"], event["turn"], event["agent"]) == (number, 7, "seeker-1")
+
+
+@pytest.mark.parametrize("knobs", [{"auto_recall": False}, {"recall": False}])
+async def test_nothing_is_brought_back_if_it_must_not_be(docs: Path, knobs: dict[str, Any]) -> None:
+    ran, results = await _asks_again(docs, **knobs)
+    assert PROMPTS["en"].known_in_notes in results[7]
+    assert code(2) not in results[7]
+    assert ran.of("recall") == []
 
 
 # Many hours
@@ -821,7 +855,7 @@ async def test_200_rounds_and_the_answer_is_recalled(tmp_path: Path) -> None:
         said = found[1] if found else "I cannot tell"
         return step(request, turn, "finish", {"answer": said, "sources": [4]})
 
-    knobs = {**HOURS, "search_filter": "lexical", "search_keep": 1, "results_per_query": 2, "max_turns": 202}
+    knobs = {**HOURS, "search_filter": "lexical", "search_keep": 1, "results_per_query": 2, "max_turns": 260}
     with FakeOpenAI(LongSession(turns=999, on_think=answer)) as server:
         ran = await run(graph_of(server, docs, mode="native"), **knobs)
         assert code(2) in ran.answer

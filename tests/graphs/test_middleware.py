@@ -459,6 +459,43 @@ def test_recall_gives_back_the_original(mode: Mode, whole: bool) -> None:
     assert "recall 77" not in numbered
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_message_that_needs_a_distilled_result_brings_it_back(mode: Mode) -> None:
+    wanted = "What does register entry 1-9 say, which lamp was it?"
+    with FakeOpenAI(Agent(6)) as server:
+        middleware = distilling(server, compression="barrier")
+        saver = InMemorySaver()
+        agent = create_agent(model(server), [look_up], middleware=[middleware], checkpointer=saver)
+        run(agent, ask(), mode, THREAD)
+        assert "recall-" not in calls(server, "think")[-1].text
+        result = run(agent, ask(wanted), mode, THREAD)
+        run(agent, ask("Thank you, and that is all for this time."), mode, THREAD)
+        *_, before, asked, later = calls(server, "think")
+    step, shown = asked.body["messages"][-2:]
+    (call,) = step["tool_calls"]
+    assert (call["function"]["name"], shown["role"], shown["tool_call_id"]) == ("recall", "tool", call["id"])
+    assert "Register entry 1-9: the keeper Ada Winter1 lit Heron Point Light lamp 9 in 1816" in str(
+        shown["content"]
+    )
+    assert "Register entry 1-9" not in before.text
+    assert extends(asked, later), "what was shown stays"
+    assert later.body["messages"][-1]["role"] == "user", "nothing is to be recalled for thanks"
+    assert not any(getattr(message, "name", "") == "recall" for message in result["messages"]), (
+        "only the view has it"
+    )
+
+
+@pytest.mark.parametrize("options", [{"auto_recall": False}, {"recall": False}])
+def test_no_message_brings_a_result_back_if_it_must_not(options: dict[str, Any]) -> None:
+    with FakeOpenAI(Agent(6)) as server:
+        middleware = distilling(server, compression="barrier", **options)
+        saver = InMemorySaver()
+        agent = create_agent(model(server), [look_up], middleware=[middleware], checkpointer=saver)
+        run(agent, ask(), "sync", THREAD)
+        run(agent, ask("What does register entry 1-9 say, which lamp was it?"), "sync", THREAD)
+        assert calls(server, "think")[-1].body["messages"][-1]["role"] == "user"
+
+
 def test_a_result_with_an_image_is_recalled_whole() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
 

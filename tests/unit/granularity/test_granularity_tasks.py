@@ -67,10 +67,10 @@ def test_questions_are_about_results_that_do_not_stay_whole() -> None:
 def test_words_alone_find_the_result_that_a_question_needs(seed: int) -> None:
     session = generated_session(seed)
     for probe in session.probes:
-        found = lacking(session.originals, "", probe.question)
+        found = lacking(session.originals, "", [probe.question])
         assert found is not None
-        assert found.number == probe.number
-        assert lacking(session.originals, found.text, probe.question) is None
+        assert found[0].number == probe.number
+        assert lacking(session.originals, found[0].text, [probe.question]) is None
 
 
 @pytest.mark.parametrize(

@@ -120,10 +120,10 @@ class _Board:
         ]
         title = clip(source["title"], tokens=40)
         hidden = known is not None and not fresh and source["key"] in self._hidden
-        if hidden and self._again is not None and self._number(source["key"]) == self._again.number:
-            return ""  # its text follows
         if hidden and observation_reads:
             fresh = source["passages"]  # it was distilled, and is asked for again
+        elif hidden and self._again is not None and self._number(source["key"]) == self._again.number:
+            return ""  # its text follows
         if known is not None and not fresh:
             self.added = merge_sources(self.added, {source["key"]: {**source, "passages": []}})
             where = self._prompts.known_in_notes if hidden else self._prompts.see_above

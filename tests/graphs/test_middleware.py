@@ -462,7 +462,8 @@ def test_recall_gives_back_the_original(mode: Mode, whole: bool) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_message_that_needs_a_distilled_result_brings_it_back(mode: Mode) -> None:
     wanted = "What does register entry 1-9 say, which lamp was it?"
-    with FakeOpenAI(Agent(6)) as server:
+    script = Agent(6)
+    with FakeOpenAI(script) as server:
         middleware = distilling(server, compression="barrier")
         saver = InMemorySaver()
         agent = create_agent(model(server), [look_up], middleware=[middleware], checkpointer=saver)
@@ -471,6 +472,9 @@ def test_a_message_that_needs_a_distilled_result_brings_it_back(mode: Mode) -> N
         result = run(agent, ask(wanted), mode, THREAD)
         run(agent, ask("Thank you, and that is all for this time."), mode, THREAD)
         *_, before, asked, later = calls(server, "think")
+        script.rounds = 16
+        run(agent, ask("Go on with the other topics."), mode, THREAD)
+        last = calls(server, "think")[-1]
     step, shown = asked.body["messages"][-2:]
     (call,) = step["tool_calls"]
     assert (call["function"]["name"], shown["role"], shown["tool_call_id"]) == ("recall", "tool", call["id"])
@@ -480,6 +484,7 @@ def test_a_message_that_needs_a_distilled_result_brings_it_back(mode: Mode) -> N
     assert "Register entry 1-9" not in before.text
     assert extends(asked, later), "what was shown stays"
     assert later.body["messages"][-1]["role"] == "user", "nothing is to be recalled for thanks"
+    assert "Register entry 1-9" not in last.text, "it goes with the next swap"
     assert not any(getattr(message, "name", "") == "recall" for message in result["messages"]), (
         "only the view has it"
     )

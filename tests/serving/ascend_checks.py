@@ -7,6 +7,7 @@ part of the runner is replaced by what those methods read.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from itertools import cycle, islice, pairwise
@@ -53,17 +54,25 @@ CONFLICTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="session")
-def ascend() -> Any:
-    """Module of Ascend's model runner, with our worker extension loaded as vLLM loads it."""
+def worker() -> Any:
+    """Ascend's worker as vLLM prepares and makes it; its own constructor, which wants an NPU, is left out."""
     ascend_stubs.install()
     import vllm_ascend.worker.model_runner_v1 as ascend
-    from vllm.utils.import_utils import resolve_obj_by_qualname
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm_ascend.worker.worker import NPUWorker
 
-    GPUModelRunner.__init__ = make_vllm_part
-    resolve_obj_by_qualname(EXTENSION_CLASS)
+    def note(self: Any, **kwargs: Any) -> None:
+        self.found_when_made = ascend.get_spec_decode_method
+
+    GPUModelRunner.__init__, NPUWorker.__init__ = make_vllm_part, note
     ascend.get_pp_group = lambda: SimpleNamespace(is_last_rank=True)
-    return ascend
+    return ascend_stubs.start_worker(EXTENSION_CLASS)
+
+
+@pytest.fixture(scope="session")
+def ascend(worker: Any) -> Any:
+    """Module of Ascend's model runner, in the worker."""
+    return sys.modules["vllm_ascend.worker.model_runner_v1"]
 
 
 def make_vllm_part(self: Any, vllm_config: Any, device: str) -> None:
@@ -131,6 +140,12 @@ def test_the_platform_is_ascend(ascend: Any) -> None:
 
     assert type(current_platform).__name__ == "NPUPlatform"
     assert ascend.NPUModelRunner.__module__ == "vllm_ascend.worker.model_runner_v1"
+
+
+def test_the_patch_is_there_before_the_worker_is_made(ascend: Any, worker: Any) -> None:
+    assert worker.found_when_made is ascend.get_spec_decode_method
+    assert worker.found_when_made.__wrapped__ is sys.modules["vllm_ascend.spec_decode"].get_spec_decode_method
+    assert worker.agentinfer_stats() == {}
 
 
 def test_scheduler_proposer_and_extension_survive_the_platform(ascend: Any, model: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest.mock import MagicMock
 
-__all__ = ("install",)
+__all__ = ("install", "start_worker")
 
 ALWAYS = ("torch_npu", "acl", "mooncake")
 """Packages of the hardware: never the real ones, even where they are installed."""
@@ -66,3 +66,24 @@ def install() -> None:
     importlib.import_module("vllm_ascend.utils").adapt_patch(is_global_patch=True)
     importlib.import_module("vllm_ascend.ops")
     importlib.import_module("vllm_ascend.worker.worker")
+
+
+def start_worker(extension: str) -> Any:
+    """Let vLLM prepare and make Ascend's worker.
+
+    Args:
+        extension: Full name of the class for `--worker-extension-cls`.
+    """
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    classes = types.SimpleNamespace(
+        worker_cls="vllm_ascend.worker.worker.NPUWorker", worker_extension_cls=extension
+    )
+    config = types.SimpleNamespace(
+        parallel_config=classes,
+        model_config=types.SimpleNamespace(multimodal_config=None),
+        enable_trace_function_call_for_thread=lambda: None,
+    )
+    wrapper = WorkerWrapperBase(rpc_rank=0, global_rank=0)
+    wrapper.init_worker([{"vllm_config": config}])
+    return wrapper.worker

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from oldest_vllm import ASCEND
+from oldest_vllm import ASCEND, OLDEST
 
 from agentinfer_lg.serving.diagnosis import explain_exit
 from agentinfer_lg.serving.sam.flags import EXTENSION_CLASS
@@ -22,10 +22,17 @@ ROOT = HERE.parents[1]
 START = f"""
 import ascend_stubs
 ascend_stubs.install()
-from vllm.utils.import_utils import resolve_obj_by_qualname
-resolve_obj_by_qualname({EXTENSION_CLASS!r})
+ascend_stubs.start_worker({EXTENSION_CLASS!r})
 """
-"""What a worker does before it is made."""
+PYTEST = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
+"""The warnings are of other packages."""
+WITH_STUBS = f"""
+import sys, ascend_stubs, pytest
+ascend_stubs.install()
+import vllm.v1.core.sched.scheduler as scheduler
+assert scheduler.Scheduler.__name__ == "BalanceScheduler"
+sys.exit(pytest.main([*{PYTEST!r}, "tests/serving/test_sched_contract.py"]))
+"""
 
 
 def run_python(*arguments: str, vllm: Path, ascend: Path) -> subprocess.CompletedProcess[str]:
@@ -36,6 +43,7 @@ def run_python(*arguments: str, vllm: Path, ascend: Path) -> subprocess.Complete
         env=os.environ
         | {
             "PYTHONPATH": os.pathsep.join(map(str, folders)),
+            "AGENTINFER_EXPECTED_VLLM": OLDEST,
             "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # a torch_npu that is installed would not load without its drivers
         },
         capture_output=True,
@@ -45,18 +53,14 @@ def run_python(*arguments: str, vllm: Path, ascend: Path) -> subprocess.Complete
 
 
 def test_the_contract_holds_with_ascend(oldest_vllm: Path, oldest_ascend: Path) -> None:
-    options = (
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "filterwarnings=default",
-    )  # the warnings are of other packages
     checks = str(HERE / "ascend_checks.py")
-    done = run_python("-m", "pytest", *options, checks, vllm=oldest_vllm, ascend=oldest_ascend)
-    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
-    assert re.search(r"\d+ passed", done.stdout)
-    assert "skipped" not in done.stdout, done.stdout[-2_000:]
+    passed(run_python("-m", "pytest", *PYTEST, checks, vllm=oldest_vllm, ascend=oldest_ascend))
+
+
+def test_the_contract_of_the_scheduler_holds_on_the_one_that_ascend_has_patched(
+    oldest_vllm: Path, oldest_ascend: Path
+) -> None:
+    passed(run_python("-c", WITH_STUBS, vllm=oldest_vllm, ascend=oldest_ascend))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,7 @@ def test_the_contract_holds_with_ascend(oldest_vllm: Path, oldest_ascend: Path) 
         ),
         (r"\bAscendSuffixDecodingProposer\b", "AscendSuffix", "AscendSuffixDecodingProposer is not there"),
     ],
+    ids=["function renamed", "function changed", "class renamed"],
 )
 def test_what_is_not_as_known_ends_the_start_with_a_sentence(
     oldest_vllm: Path, oldest_ascend: Path, tmp_path: Path, old: str, new: str, said: str
@@ -87,6 +92,12 @@ def test_what_is_not_as_known_ends_the_start_with_a_sentence(
         "start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
     )
     assert "AttributeError" not in done.stderr
+
+
+def passed(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+    assert re.search(r"\d+ passed", done.stdout)
+    assert "skipped" not in done.stdout, done.stdout[-2_000:]
 
 
 def change(package: Path, old: str, new: str) -> None:

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.serving.engine_flags import Flag, PartFlags, SettingsFlags, given_flags, settings_flags
+from agentinfer_lg.serving.engine_flags import (
+    Flag,
+    PartFlags,
+    SettingsFlags,
+    given_additional_config,
+    given_flags,
+    settings_flags,
+)
 from agentinfer_lg.serving.machine import Device, Machine
-from agentinfer_lg.serving.parts import choose_parts, tell_parts
+from agentinfer_lg.serving.parts import choose_parts, refusal, tell_parts
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.serving.tool_parsers import find_tool_call_parser
@@ -69,7 +76,7 @@ def build_command(
         machine: Facts about the machine; by default this one.
 
     Raises:
-        UserInputError: An option has an impossible value.
+        UserInputError: An option has an impossible value, or asks for something that excludes a part of ours.
     """
     machine = machine or Machine.detect()
     _check(options)
@@ -99,6 +106,9 @@ def part_notes(options: ServeOptions, *, device: Device, machine: Machine | None
         options: What to serve.
         device: The accelerator to serve on.
         machine: Facts about the machine; by default this one.
+
+    Raises:
+        UserInputError: An option asks for something that excludes a part of ours.
     """
     parts = _parts(options, device=device, machine=machine or Machine.detect())
     return tell_parts(parts, left_out=_settings(options, parts).left_out)
@@ -136,14 +146,18 @@ def _check(options: ServeOptions) -> None:
 
 
 def _parts(options: ServeOptions, *, device: Device, machine: Machine) -> dict[str, PartFlags]:
-    return choose_parts(
+    parts = choose_parts(
         sam=options.sam,
         sched=options.sched,
         given=given_flags(options.extra_args),
+        additional=given_additional_config(options.extra_args) if device == "npu" else {},
         environ=machine.environ,
         device=device,
         model=options.model,
     )
+    if refused := refusal(parts):
+        raise UserInputError(refused)
+    return parts
 
 
 def _settings(options: ServeOptions, parts: Mapping[str, PartFlags]) -> SettingsFlags:

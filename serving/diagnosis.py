@@ -86,12 +86,13 @@ def explain_exit(lines: Sequence[str], *, code: int | None, model: str, port: in
 
 
 def _last_error(lines: Sequence[str]) -> str:
-    """The line that says most about the cause: the last exception, passing over reports of another one."""
+    """The line that says most about the cause: ours, or the last exception, passing over reports of another one."""
     plain = [
         re.sub(r"^\([^)]*\)\s*(?:(?:ERROR|INFO|WARNING)\s+\S+\s+\S+\s+\[[^\]]*\]\s*)?", "", line)
         for line in lines
     ]
+    ours = [line.partition(": ")[2] for line in plain if re.match(r"agentinfer_lg\.errors\.\w+: ", line)]
     errors = [line for line in plain if re.match(r"[\w.]*(?:Error|Exception|Exit)\b.*:|.*\berror: ", line)]
     telling = [line for line in errors if "Engine core initialization failed" not in line]
-    chosen = telling or errors or plain
+    chosen = ours or telling or errors or plain
     return chosen[-1][:500] if chosen else ""

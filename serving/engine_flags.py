@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,16 @@ from typing import Any
 
 from agentinfer_lg.serving.config_values import Scalar
 
-__all__ = ("Flag", "PartFlags", "SettingsFlags", "given_flags", "merged", "not_generating", "settings_flags")
+__all__ = (
+    "Flag",
+    "PartFlags",
+    "SettingsFlags",
+    "given_additional_config",
+    "given_flags",
+    "merged",
+    "not_generating",
+    "settings_flags",
+)
 
 Flag = tuple[str, ...]
 """Name of a flag without dashes, then its values."""
@@ -33,6 +43,8 @@ class PartFlags:
     """Settings of the part that differ from its defaults; they go into vLLM's `additional_config`."""
     off: str = ""
     """Why the part is not used, as a clause; empty where it is."""
+    refused: bool = False
+    """Whether the operator must decide: `off` says what is asked for besides that would take its place unseen."""
     note: str = ""
     """Something the operator should know although it is used, as a sentence without its full stop."""
 
@@ -55,6 +67,27 @@ def given_flags(arguments: Sequence[str]) -> dict[str, str]:
     """
     found = _flags(arguments)
     return {**_config_file(found.get("config", "")), **found}
+
+
+def given_additional_config(arguments: Sequence[str]) -> dict[str, Any]:  # Any: JSON
+    """Return vLLM's `additional_config` that `arguments` ask for, with those of a `--config` file; empty if none.
+
+    What vLLM will refuse anyway, as JSON with an error, is left out.
+    """
+    _, whole = _take(tuple(arguments), "additional-config")
+    value = _file_additional_config(_flags(arguments).get("config", "")) if whole is None else _json(whole)
+    config: dict[str, Any] = value if isinstance(value, dict) else {}
+    for index, argument in enumerate(arguments):
+        name, separator, attached = argument.partition("=")
+        first, *keys = name.split(".")
+        if first.replace("_", "-") != "--additional-config" or not keys:
+            continue
+        text = attached if separator else "".join(arguments[index + 1 : index + 2])
+        nested: Any = _json(text, otherwise=text)
+        for key in reversed(keys):
+            nested = {key: nested}
+        config = merged(config, nested)
+    return config
 
 
 def not_generating(given: Mapping[str, str]) -> str:
@@ -128,6 +161,26 @@ def _config_file(path: str) -> dict[str, str]:
         return {}  # vLLM will say what is wrong with it
     found = re.findall(r"^([\w-]+)\s*:[ \t]*([^#\n]*)", text, re.MULTILINE)  # keys of the outermost level
     return {key.replace("_", "-"): value.strip().strip("'\"") for key, value in found}
+
+
+def _file_additional_config(path: str) -> Any:
+    if "additional-config" not in _config_file(path):
+        return None
+    yaml = importlib.import_module("yaml")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    named = {str(key).replace("_", "-"): value for key, value in content.items()}
+    found = named.get("additional-config")
+    return _json(found) if isinstance(found, str) else found
+
+
+def _json(text: str, *, otherwise: Any = None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return otherwise
 
 
 def _take(arguments: tuple[str, ...], name: str) -> tuple[tuple[str, ...], str | None]:

@@ -100,7 +100,7 @@ def _plan(engine_args: Any) -> _Plan:
         from agentinfer_lg.serving.parts import TITLES, tell_parts
 
         parts = _parts(engine_args, os.environ)
-        ours = _values(parts, getattr(engine_args, "additional_config", None))
+        ours = _values(parts, _additional(engine_args))
         missing = sorted(name for name in ours if name not in vars(engine_args))
         if missing:
             return _Plan(warnings=(f"AgentInfer is off: this vLLM has no {' and no '.join(missing)}",))
@@ -125,13 +125,14 @@ def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]
         sam=SamConfig.parse(settings.get("sam")) if _wanted("AGENTINFER_SAM", environ) else None,
         sched=SchedConfig.parse(settings.get("sched")) if _wanted("AGENTINFER_SCHED", environ) else None,
         given=_given(engine_args),
+        additional=_additional(engine_args),
         environ=environ,
         device="npu" if _device_type() == "npu" else "cuda",
         model=str(engine_args.model),
     )
 
 
-def _values(parts: Mapping[str, PartFlags], theirs: object) -> dict[str, Any]:
+def _values(parts: Mapping[str, PartFlags], theirs: Mapping[str, Any]) -> dict[str, Any]:
     from agentinfer_lg.serving.engine_flags import merged
 
     ours: dict[str, Any] = {}
@@ -139,10 +140,13 @@ def _values(parts: Mapping[str, PartFlags], theirs: object) -> dict[str, Any]:
         ours[name.replace("-", "_")] = json.loads(value) if value.startswith("{") else value
     settings = {name: dict(part.settings) for name, part in parts.items() if part.settings}
     if settings:
-        ours["additional_config"] = merged(
-            {"agentinfer": settings}, theirs if isinstance(theirs, Mapping) else {}
-        )
+        ours["additional_config"] = merged({"agentinfer": settings}, theirs)
     return ours
+
+
+def _additional(engine_args: Any) -> Mapping[str, Any]:
+    theirs = getattr(engine_args, "additional_config", None)
+    return theirs if isinstance(theirs, Mapping) else {}
 
 
 def _settings(environ: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON

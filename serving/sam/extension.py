@@ -3,8 +3,8 @@
 A proposer gets rows of token ids. This module, imported by vLLM in each worker process before the worker is made,
 binds it to the model runner, so that it also sees request ids, session hints, the beginning and the end of requests,
 and how long a step takes. Nothing of vLLM is replaced: one constructor is followed by the binding, and two methods of
-one object are preceded by a look at their arguments. Numba must not be imported here: vLLM's worker looks through the
-loaded modules and fails at its library.
+one object are preceded by a look at their arguments. vLLM-Ascend needs a patch besides (`serving/ascend`), which is
+applied here. Numba must not be imported here: vLLM's worker looks through the loaded modules and fails at its library.
 """
 
 from __future__ import annotations
@@ -13,28 +13,16 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from agentinfer_lg.serving.ascend.patches import patch_runner, patch_worker
 from agentinfer_lg.serving.engine_log import join_engine_log
+from agentinfer_lg.serving.sam.binding import BoundProposer, note_proposer
 
-__all__ = ("AgentInferWorkerExtension", "BoundProposer", "follow_model_runner")
+__all__ = ("AgentInferWorkerExtension", "follow_model_runner")
 
 _log = logging.getLogger(__name__)
 _MARK = "_agentinfer_follows"
-
-
-@runtime_checkable
-class BoundProposer(Protocol):
-    """A proposer that wants to know its model runner."""
-
-    def bind_runner(self, runner: object) -> None:
-        """Called once, when the runner has been made; with it the proposer reads request ids."""
-
-    def begin_step(self, scheduler_output: object) -> None:
-        """Called before each step of the engine; must not raise."""
-
-    def stats(self) -> dict[str, float]:
-        """Return counters since the start."""
 
 
 class AgentInferWorkerExtension:
@@ -58,6 +46,7 @@ def follow_model_runner(runner_class: type[Any]) -> None:  # Any: vLLM's class, 
 
     @functools.wraps(make)
     def make_and_bind(self: Any, *args: Any, **kwargs: Any) -> None:
+        patch_runner(type(self))
         make(self, *args, **kwargs)
         _bind(self)
 
@@ -69,6 +58,7 @@ def _bind(runner: Any) -> None:
     drafter = getattr(runner, "drafter", None)
     if not isinstance(drafter, BoundProposer):
         return
+    note_proposer(runner, drafter)
     missing = [name for name in ("execute_model", "input_batch", "requests") if not hasattr(runner, name)]
     if missing:
         _log.warning(
@@ -125,4 +115,5 @@ def _follow_installed_runner() -> None:
 
 
 join_engine_log()
+patch_worker()
 _follow_installed_runner()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentinfer_lg.serving.engine_flags import Flag, PartFlags, not_generating
-from agentinfer_lg.serving.sam.config import SamConfig
+from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
 
 __all__ = ("EXTENSION_CLASS", "PROPOSER_CLASS", "engine_obstacle", "sam_flags")
 
@@ -30,7 +30,12 @@ _CONFLICTS = {
 
 
 def sam_flags(
-    config: SamConfig, *, given: Mapping[str, str], environ: Mapping[str, str], obstacle: str = ""
+    config: SamConfig,
+    *,
+    given: Mapping[str, str],
+    environ: Mapping[str, str],
+    obstacle: str = "",
+    most_draft: int = MAX_DRAFT_LIMIT,
 ) -> PartFlags:
     """Decide whether AgentSAM can run with the user's arguments, and return vLLM's flags for it.
 
@@ -39,6 +44,7 @@ def sam_flags(
         given: The user's flags and their values, from `given_flags`; they win.
         environ: Variables of the engine.
         obstacle: Why the installed engine cannot, from `engine_obstacle`.
+        most_draft: Most tokens per draft that the device can verify; it limits `config`.
     """
     off = obstacle or _reason_off(given, environ)
     if off:
@@ -46,7 +52,7 @@ def sam_flags(
     speculation = {
         "method": "custom_class",
         "model": PROPOSER_CLASS,
-        "num_speculative_tokens": config.max_draft,
+        "num_speculative_tokens": min(config.max_draft, most_draft),
     }
     flags: list[Flag] = [("speculative-config", json.dumps(speculation))]
     note = ""

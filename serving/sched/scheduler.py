@@ -12,11 +12,13 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agentinfer_lg.hints import SessionHints, parse_hints
+from agentinfer_lg.serving.ascend.conflicts import check_scheduler
 from agentinfer_lg.serving.engine_log import join_engine_log
 from agentinfer_lg.serving.sched.admission import admit, wait_bound
 from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext, common_length
@@ -531,7 +533,9 @@ def make_scheduler(**parts: Any) -> Any:
 
     Raises:
         ConfigurationError: A setting in `additional_config["agentinfer"]["sched"]` is wrong.
+        EngineError: An option of vLLM-Ascend chooses another scheduler.
     """
+    check_scheduler(parts["vllm_config"], os.environ)
     if parts["vllm_config"].scheduler_config.async_scheduling:
         from vllm.v1.core.sched.async_scheduler import AsyncScheduler as Base
     else:

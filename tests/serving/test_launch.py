@@ -282,6 +282,13 @@ class TestDiagnosis:
         ]
         assert "No common block size" in explain_exit(lines, code=1, model="m", port=1)
 
+    def test_our_own_sentence_is_preferred_to_what_follows_from_it(self) -> None:
+        lines = [
+            "(Worker_TP0 pid=2) ERROR 11-24 07:50:44 [multiproc_executor.py:9] agentinfer_lg.errors.EngineError: It: so.",
+            "(EngineCore pid=1) ERROR 11-24 07:50:45 [core.py:1] Exception: WorkerProc initialization failed: see above",
+        ]
+        assert explain_exit(lines, code=1, model="m", port=1).endswith("Its last words: It: so.")
+
     @given(st.lists(st.text(max_size=200), max_size=20), st.one_of(st.none(), st.integers(-64, 255)))
     def test_never_fails_on_any_log(self, lines: list[str], code: int | None) -> None:
         assert explain_exit(lines, code=code, model="{0}", port=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import os
 import random
 import warnings
 from collections import deque
@@ -57,6 +58,12 @@ HINTS = (
 every_kind = pytest.mark.parametrize("kind", KINDS)
 sync_and_async = pytest.mark.parametrize("overlap", [False, True], ids=["sync", "async"])
 with_and_without_drafts = pytest.mark.parametrize("draft_tokens", [0, DRAFT_TOKENS], ids=["plain", "drafts"])
+
+
+def test_the_vllm_under_test_is_the_one_that_is_meant() -> None:
+    import vllm
+
+    assert vllm.__version__ == os.environ.get("AGENTINFER_EXPECTED_VLLM", vllm.__version__)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -89,9 +89,25 @@ class TestServe:
             "AgentSched is off: --scheduling-policy priority chooses another order."
             in result.stderr.splitlines()
         )
+
+    def test_an_npu_gets_both_parts(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--device", "npu", "--dry-run"])
-        assert "agentinfer_lg" not in result.stdout
-        assert len(result.stderr.splitlines()) == 2
+        assert "make_scheduler" in result.stdout
+        assert "AgentSAMProposer" in result.stdout
+        assert not result.stderr
+
+    def test_a_scheduler_of_ascend_is_refused_until_somebody_decides(self, app: typer.Typer) -> None:
+        start = ["serve", "m", "--device", "npu", "--dry-run"]
+        theirs = ["--", "--additional-config", '{"enable_balance_scheduling": true}']
+        result = CliRunner().invoke(app, [*start, *theirs])
+        assert result.exit_code == 2
+        assert (
+            "AgentSched cannot run: enable_balance_scheduling in --additional-config chooses Ascend's balance "
+            "scheduling; take that out, or give --no-sched"
+        ) in result.stderr
+        result = CliRunner().invoke(app, [*start, "--no-sched", *theirs])
+        assert result.exit_code == 0
+        assert "make_scheduler" not in result.stdout
 
     def test_an_impossible_wait_is_wrong_usage(self, app: typer.Typer) -> None:
         result = CliRunner().invoke(app, ["serve", "m", "--sched-max-wait", "0", "--dry-run"])

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentinfer_lg.serving.command import ServeOptions, build_command, part_notes
-from agentinfer_lg.serving.engine_flags import given_flags, merged, settings_flags
+from agentinfer_lg.serving.engine_flags import (
+    given_additional_config,
+    given_flags,
+    merged,
+    settings_flags,
+)
 from agentinfer_lg.serving.machine import Machine
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
@@ -36,6 +41,49 @@ class TestGivenFlags:
         assert given["scheduler-cls"] == "m.C"
         assert given["runner"] == "generate"
         assert "port" not in given
+
+
+class TestGivenAdditionalConfig:
+    @pytest.mark.parametrize(
+        ("arguments", "config"),
+        [
+            ([], {}),
+            (["--additional-config", '{"a": {"b": 1}}'], {"a": {"b": 1}}),
+            (["--additional_config={}", '--additional_config={"a": 2}'], {"a": 2}),
+            (
+                ["--additional-config.a.b_c", "true", "--additional_config.a.d=x"],
+                {"a": {"b_c": True, "d": "x"}},
+            ),
+            (
+                ["--additional-config", '{"a": {"b": 1}}', "--additional-config.a.c", "2"],
+                {"a": {"b": 1, "c": 2}},
+            ),
+            (["--additional-config", "nonsense"], {}),
+            (["--additional-config", "[1]"], {}),
+            (["--additional-config"], {}),
+            (["--additional-config.a"], {"a": ""}),
+        ],
+    )
+    def test_is_read_as_vllm_does(self, arguments: list[str], config: dict[str, object]) -> None:
+        assert given_additional_config(arguments) == config
+
+    @pytest.mark.parametrize(
+        "text",
+        ["additional-config:\n  a:\n    b: 1\n", 'port: 1\nadditional_config: \'{"a": {"b": 1}}\'\n'],
+        ids=["nested", "json"],
+    )
+    def test_may_be_in_a_file(self, tmp_path: Path, text: str) -> None:
+        file = tmp_path / "vllm.yaml"
+        file.write_text(text)
+        assert given_additional_config(["--config", str(file)]) == {"a": {"b": 1}}
+        assert given_additional_config(["--config", str(file), "--additional-config", "{}"]) == {}
+
+    @pytest.mark.parametrize("text", ["additional-config: [1", "- additional-config:\n", ""])
+    def test_a_file_that_vllm_refuses_has_none(self, tmp_path: Path, text: str) -> None:
+        file = tmp_path / "vllm.yaml"
+        file.write_text(text)
+        assert given_additional_config(["--config", str(file)]) == {}
+        assert given_additional_config(["--config", str(tmp_path / "missing")]) == {}
 
 
 class TestSettings:

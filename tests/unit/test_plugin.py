@@ -70,6 +70,12 @@ def arguments(monkeypatch: pytest.MonkeyPatch) -> type[Arguments]:
     return EngineArgs
 
 
+@pytest.fixture
+def on_ascend(arguments: type[Arguments], monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = SimpleNamespace(current_platform=SimpleNamespace(device_type="npu"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platform)  # type: ignore[arg-type]
+
+
 class TestRegister:
     @pytest.mark.parametrize("value", [None, "", "0", "false", "no", "nonsense"])
     def test_does_nothing_unless_asked(self, value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,11 +231,26 @@ class TestFilling:
         assert arguments(worker_extension_cls="m.E").create_engine_config()["worker_extension_cls"] == "m.E"
         assert "sees no session hints" in caplog.text
 
-    def test_ascend_is_left_alone(self, arguments: type[Arguments], monkeypatch: pytest.MonkeyPatch) -> None:
-        platform = SimpleNamespace(current_platform=SimpleNamespace(device_type="npu"))
-        monkeypatch.setitem(sys.modules, "vllm.platforms", platform)  # type: ignore[arg-type]
+    def test_ascend_gets_both_parts_with_drafts_that_it_can_verify(
+        self, arguments: type[Arguments], on_ascend: None
+    ) -> None:
         config = arguments().create_engine_config()
-        assert config["scheduler_cls"] is config["speculative_config"] is None
+        assert config["scheduler_cls"] == SCHEDULER_CLASS
+        assert config["speculative_config"]["num_speculative_tokens"] == 15
+        assert config["worker_extension_cls"] == EXTENSION_CLASS
+
+    def test_a_scheduler_of_ascend_switches_ours_off(
+        self, arguments: type[Arguments], on_ascend: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        theirs = {"SLO_limits_for_dynamic_batch": 20}
+        config = arguments(additional_config=dict(theirs)).create_engine_config()
+        assert config["additional_config"] == theirs
+        assert config["scheduler_cls"] is None
+        assert config["speculative_config"] is not None
+        assert (
+            "AgentSched is off: SLO_limits_for_dynamic_batch in --additional-config chooses Ascend's dynamic "
+            "batch scheduler." in caplog.messages
+        )
 
 
 class TestFailures:

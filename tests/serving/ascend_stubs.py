@@ -66,6 +66,9 @@ def install() -> None:
     importlib.import_module("vllm_ascend.utils").adapt_patch(is_global_patch=True)
     importlib.import_module("vllm_ascend.ops")
     importlib.import_module("vllm_ascend.worker.worker")
+    # vLLM looks at a model it has not seen in a process of its own, which would not have the stand-ins.
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess = lambda look: look()
 
 
 def start_worker(extension: str) -> Any:

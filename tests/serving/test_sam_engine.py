@@ -168,7 +168,7 @@ def crowd(client: Client) -> Question:
     """Requests that begin together and do not fit when they have grown, so that some are preempted."""
     long_text = client.tokens("\n".join(passages()))
     prompts = [long_text[start : start + 130] for start in range(0, 7 * 60, 60)]
-    return Question("crowd", {"prompt": prompts, "max_tokens": 64, "ignore_eos": True})
+    return Question("crowd", {"prompt": prompts, "max_tokens": 200, "ignore_eos": True})
 
 
 CONSTRAINTS = (

@@ -165,10 +165,15 @@ def questions(client: Client, number: int) -> list[Question]:
 
 
 def crowd(client: Client) -> Question:
-    """Requests that begin together and do not fit when they have grown, so that some are preempted."""
+    """Requests of which some are preempted, however fast each of them is.
+
+    Those of one prompt write the same, so they grow together, and three of them are larger than the cache. Each begins
+    small, and nothing is kept for others, so that all of them are let in at once.
+    """
     long_text = client.tokens("\n".join(passages()))
-    prompts = [long_text[start : start + 130] for start in range(0, 7 * 60, 60)]
-    return Question("crowd", {"prompt": prompts, "max_tokens": 200, "ignore_eos": True})
+    prompts = [long_text[start : start + 40] for start in (0, 60)] * 3
+    client.http.post(f"{client.root}/reset_prefix_cache").raise_for_status()
+    return Question("crowd", {"prompt": prompts, "max_tokens": 440, "ignore_eos": True})
 
 
 CONSTRAINTS = (

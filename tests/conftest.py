@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["engine_fixture", "oldest_vllm"]
+pytest_plugins = ["engine_fixture", "vllm_versions"]
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("agentinfer", deadline=None)

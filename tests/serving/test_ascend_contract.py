@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from oldest_vllm import ASCEND, OLDEST
+from vllm_versions import ASCEND, OLDEST
 
 from agentinfer_lg.serving.diagnosis import explain_exit
 from agentinfer_lg.serving.sam.flags import EXTENSION_CLASS

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from oldest_vllm import OLDEST
+from vllm_versions import OLDEST
 
 ROOT = Path(__file__).parents[2]
 

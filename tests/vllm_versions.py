@@ -1,4 +1,4 @@
-"""The oldest vLLM that is supported, and the vLLM-Ascend that pairs with it, as folders to put first on the path.
+"""Versions of vLLM and of vLLM-Ascend other than the installed one, as folders to put first on the path.
 
 Only their pure Python parts are needed, so each is installed into a folder of its own, without dependencies: those of the
 installed engine serve it too. Compiled operators of vLLM would want another torch, and are removed; those of Ascend would
@@ -14,39 +14,48 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-__all__ = ("ASCEND", "OLDEST", "oldest_ascend", "oldest_vllm")
+__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "vllm_versions", "vllm_folder")
 
 OLDEST = "0.23.0"
 ASCEND = "0.23.0.post1"
 MISSING = re.compile(r"^ERROR: (?:Could not find a version|No matching distribution).*", re.MULTILINE)
 
 
-@pytest.fixture(scope="session")
-def oldest_vllm() -> Path:
-    """Kept in the environment, and downloaded (104 MB) only once."""
+def vllm_folder(version: str) -> Path:
+    """Return a folder with that vLLM (104 MB), downloaded only once and kept in the environment; skips without one."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (python -m agentinfer_lg.serving.install)")
-    folder = Path(sys.prefix) / f"vllm-{OLDEST}"
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=sys.prefix) as fresh:
-            unpack_vllm(OLDEST, Path(fresh) / "site")
-            (Path(fresh) / "site").rename(folder)  # never half a folder
-    return folder
+    return kept(f"vllm-{version}", lambda site: unpack_vllm(version, site))
+
+
+def ascend_folder(version: str) -> Path:
+    """Return a folder with that vLLM-Ascend (15 MB of source), built only once; the vLLM that it pairs with is another."""
+    return kept(f"vllm-ascend-{version}", lambda site: build_ascend(version, site))
+
+
+@pytest.fixture(scope="session")
+def oldest_vllm() -> Path:
+    """The oldest vLLM that is supported."""
+    return vllm_folder(OLDEST)
 
 
 @pytest.fixture(scope="session")
 def oldest_ascend(oldest_vllm: Path) -> Path:
-    """Kept in the environment, and downloaded as source (15 MB) only once; vLLM is another folder."""
-    folder = Path(sys.prefix) / f"vllm-ascend-{ASCEND}"
+    """The vLLM-Ascend that pairs with it."""
+    return ascend_folder(ASCEND)
+
+
+def kept(name: str, fill: Callable[[Path], None]) -> Path:
+    folder = Path(sys.prefix) / name
     if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=sys.prefix) as fresh:
-            build_ascend(ASCEND, Path(fresh))
-            (Path(fresh) / "site").rename(folder)
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=sys.prefix) as fresh:
+            fill(Path(fresh) / "site")
+            (Path(fresh) / "site").rename(folder)  # never half a folder
     return folder
 
 
@@ -57,8 +66,8 @@ def unpack_vllm(version: str, folder: Path) -> None:
         compiled.unlink()
 
 
-def build_ascend(version: str, folder: Path) -> None:
-    tools, site = folder / "tools", folder / "site"
+def build_ascend(version: str, site: Path) -> None:
+    tools = site.parent / "tools"
     pip_install("setuptools_scm>=8", tools)
     without_kernels = {
         "COMPILE_CUSTOM_KERNELS": "0",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "vllm_versions", "vllm_folder")
+__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "oldest_vllm", "vllm_folder")
 
 OLDEST = "0.23.0"
 ASCEND = "0.23.0.post1"

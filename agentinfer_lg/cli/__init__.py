@@ -18,7 +18,7 @@ from agentinfer_lg.cli.failures import explain, remember_debug
 
 __all__ = ("app", "main")
 
-_COMMANDS = ("research", "doctor", "runs", "serve", "demo", "bench", "eval")
+_COMMANDS = ("research", "doctor", "runs", "serve", "try_vllm", "demo", "bench", "eval")
 
 _EPILOG = (
     "Settings come from AGENTINFER_* variables or a .env file. Exit codes: 0 done, 1 unexpected error, 2 wrong usage "

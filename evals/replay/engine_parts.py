@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ("make_request", "make_scheduler_parts")
+__all__ = ("make_request", "make_scheduler_parts", "model_folder")
 
 _MODEL = {
     "architectures": ["LlamaForCausalLM"],
@@ -67,7 +67,7 @@ def make_scheduler_parts(
     from vllm.v1.structured_output import StructuredOutputManager
 
     model = ModelConfig(
-        model=_model_folder(),
+        model=model_folder(),
         skip_tokenizer_init=True,
         dtype="float16",
         max_model_len=max_model_len,
@@ -136,7 +136,8 @@ def make_request(
 
 
 @cache
-def _model_folder() -> str:
+def model_folder() -> str:
+    """Return a folder with the configuration of a tiny model and nothing else; it goes with the process."""
     folder = tempfile.TemporaryDirectory(prefix="agentinfer-replay-")
     _folders.append(folder)
     (Path(folder.name) / "config.json").write_text(json.dumps(_MODEL), encoding="utf-8")

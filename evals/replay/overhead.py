@@ -92,14 +92,18 @@ def measure_overhead(
         on_step: Called with the number of steps taken.
     """
     servers = {name: _Server(options, settings) for name, settings in subjects.items()}
-    for server in servers.values():
-        server.fill()
-    with _frozen_heap():
-        for step in range(_WARM_UP + options.steps):
-            for server in servers.values():
-                server.step()
-            on_step(step + 1)
-    return [server.row(name) for name, server in servers.items()]
+    try:
+        for server in servers.values():
+            server.fill()
+        with _frozen_heap():
+            for step in range(_WARM_UP + options.steps):
+                for server in servers.values():
+                    server.step()
+                on_step(step + 1)
+        return [server.row(name) for name, server in servers.items()]
+    finally:
+        for server in servers.values():
+            server.close()
 
 
 @contextmanager
@@ -183,6 +187,10 @@ class _Server:
         self._spent = 0.0
         for _ in range(self._options.waiting + self._options.running - len(self._live)):
             self._arrive(self._idle.popleft())
+
+    def close(self) -> None:
+        """Stop the scheduler, which would publish its figures as long as the process lives."""
+        self._scheduler.shutdown()
 
     def _new_session(self) -> _Session:
         longest = self._options.context_tokens

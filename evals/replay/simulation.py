@@ -135,7 +135,12 @@ def simulate(
     replay = _Replay(workload, hardware, hints=hints, exact=exact, sample_seconds=sample_seconds)
     replay.scheduler = make_scheduler(lambda: replay.now, parts)
     replay.on_progress = on_progress
-    return replay.run()
+    try:
+        return replay.run()
+    finally:
+        close = getattr(replay.scheduler, "shutdown", None)
+        if close is not None:
+            close()  # or it would publish its figures as long as the process lives
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
+from agentinfer_lg.serving.compat.releases import obstacle
 from agentinfer_lg.serving.engine_flags import Flag, PartFlags, not_generating
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
 
@@ -65,10 +65,8 @@ def sam_flags(
 
 def engine_obstacle() -> str:
     """Return why the installed engine cannot draft with AgentSAM; empty if it can. Nothing is imported."""
-    vllm = importlib.util.find_spec("vllm")
-    roots = list(vllm.submodule_search_locations or ()) if vllm is not None else []
-    if roots and not any((Path(root) / "v1/spec_decode/custom_class_proposer.py").exists() for root in roots):
-        return "this vLLM takes no proposer of others; 0.23 to 0.32 do"
+    if misfit := obstacle("sam"):
+        return misfit
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed (pip install 'agentinfer-lg[sam]')"
     return ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentinfer_lg.serving.compat.releases import obstacle
 from agentinfer_lg.serving.engine_flags import PartFlags, not_generating
 from agentinfer_lg.serving.sched.config import SchedConfig
 
@@ -45,10 +45,8 @@ def scheduler_obstacle(model: str) -> str:
     Args:
         model: Folder or name of the model; only a folder is looked at.
     """
-    vllm = importlib.util.find_spec("vllm")
-    roots = list(vllm.submodule_search_locations or ()) if vllm is not None else []
-    if roots and not any((Path(root) / "v1/core/sched/scheduler.py").exists() for root in roots):
-        return "this vLLM has no scheduler that can be extended; 0.23 to 0.32 do"
+    if misfit := obstacle("sched"):
+        return misfit
     try:
         settings = json.loads((Path(model).expanduser() / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError):

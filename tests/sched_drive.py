@@ -11,12 +11,16 @@ After every step it compares what the scheduler says of itself with what is true
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 from fake_worker import FakeWorker
+
+from agentinfer_lg.serving.part_settings import VARIABLE
 
 __all__ = ("BLOCK_SIZE", "STEP_SECONDS", "Grammar", "SchedulerDrive")
 
@@ -58,7 +62,7 @@ class SchedulerDrive:
         blocks: Usable blocks of the KV cache.
         overlap: Whether the next step is scheduled while the last one runs (asynchronous scheduling).
         draft_tokens: Most tokens drafted for a request and step (speculative decoding); 0 for none.
-        settings: Goes to the scheduler as `additional_config["agentinfer"]["sched"]`.
+        settings: Goes to the scheduler by the variable `AGENTINFER_CONFIG`, which works with vLLM-Ascend too.
         max_model_len: Longest context in tokens.
         step_tokens: Most tokens computed in one step.
         max_seqs: Most requests computed together.
@@ -80,14 +84,14 @@ class SchedulerDrive:
             blocks=blocks,
             overlap=overlap,
             draft_tokens=draft_tokens,
-            settings=json.dumps(dict(settings or {}), sort_keys=True),
             max_model_len=max_model_len,
             step_tokens=step_tokens,
             max_seqs=max_seqs,
         )
         self.now = 1000.0
         self.blocks = blocks
-        self.scheduler = make(**parts)
+        with patch.dict(os.environ, {VARIABLE: json.dumps({"sched": dict(settings or {})})}):
+            self.scheduler = make(**parts)
         self.scheduler.clock = lambda: self.now
         self.worker = FakeWorker(
             blocks=blocks + 1, block_size=BLOCK_SIZE, draft_tokens=draft_tokens, overlap=overlap
@@ -267,7 +271,6 @@ def scheduler_parts(
     blocks: int,
     overlap: bool,
     draft_tokens: int,
-    settings: str,
     max_model_len: int,
     step_tokens: int,
     max_seqs: int,
@@ -276,7 +279,6 @@ def scheduler_parts(
 
     Args:
         blocks: As for `SchedulerDrive`, like all the others.
-        settings: As JSON.
     """
     from agentinfer_lg.evals.replay.engine_parts import make_scheduler_parts
 
@@ -286,7 +288,6 @@ def scheduler_parts(
         max_model_len=max_model_len,
         step_tokens=step_tokens,
         max_seqs=max_seqs,
-        additional_config={"agentinfer": {"sched": json.loads(settings)}},
         asynchronous=overlap,
     )
     if draft_tokens:

@@ -16,6 +16,7 @@ from agentinfer_lg.serving.ascend.conflicts import check_scheduler, scheduler_co
 from agentinfer_lg.serving.ascend.devices import npus, visible_npus
 from agentinfer_lg.serving.ascend.patches import patch_runner, patch_worker
 from agentinfer_lg.serving.ascend.spec_decode_method import patch_spec_decode_method
+from agentinfer_lg.serving.ascend.symbols import KNOWN_VERSIONS
 from agentinfer_lg.serving.command import ServeOptions, build_command, part_notes
 from agentinfer_lg.serving.machine import Machine
 from agentinfer_lg.serving.sam.binding import note_proposer
@@ -222,6 +223,9 @@ class Proposer:
 
 def get_spec_decode_method(method: str, vllm_config: object, device: object, runner: object) -> str:
     """Ascend's function."""
+    if method != "ngram":
+        msg = f"Unknown speculative decoding method: {method}"
+        raise ValueError(msg)
     return f"Ascend's {method}"
 
 
@@ -277,7 +281,33 @@ class TestProposer:
         patch_worker()
         assert module.get_spec_decode_method("ngram", None, "npu", None) == "Ascend's ngram"
         stranger = SimpleNamespace(_agentinfer_proposer=object())
-        assert module.get_spec_decode_method("custom_class", None, "npu", stranger) == "Ascend's custom_class"
+        with pytest.raises(ValueError, match="Unknown speculative decoding method: custom_class"):
+            module.get_spec_decode_method("custom_class", None, "npu", stranger)
+        with pytest.raises(ValueError, match="Unknown speculative decoding method: nonsense"):
+            module.get_spec_decode_method("nonsense", None, "npu", stranger)
+
+    def test_ascends_own_counts_where_it_takes_ours(self, module: Any) -> None:
+        def takes_it(method: str, vllm_config: object, device: object, runner: object) -> str:
+            return f"Ascend's {method}"
+
+        module.get_spec_decode_method = takes_it
+        patch_worker()
+        runner = SimpleNamespace()
+        note_proposer(runner, Proposer())
+        found = module.get_spec_decode_method("custom_class", None, "npu", runner)
+        assert found == "Ascend's custom_class"
+
+    def test_what_goes_wrong_in_ascends_own_is_not_hidden(self, module: Any) -> None:
+        def fails(method: str, vllm_config: object, device: object, runner: object) -> str:
+            msg = "block size 7 is not supported"
+            raise ValueError(msg)
+
+        module.get_spec_decode_method = fails
+        patch_worker()
+        runner = SimpleNamespace()
+        note_proposer(runner, Proposer())
+        with pytest.raises(ValueError, match="block size 7"):
+            module.get_spec_decode_method("custom_class", None, "npu", runner)
 
     def test_is_put_in_once(self, module: Any) -> None:
         patch_worker()
@@ -329,6 +359,6 @@ class TestUnknownVersion:
         assert said in text
         assert text.startswith("AgentSAM does not fit this vllm-ascend (")
         assert text.endswith(
-            "; it fits vllm-ascend 0.23.0 and 0.23.0.post1; start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
+            f"; it fits vllm-ascend {', '.join(KNOWN_VERSIONS)}; start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
         )
         assert "\n" not in text

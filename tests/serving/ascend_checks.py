@@ -185,6 +185,13 @@ def test_the_platform_is_ascend(ascend: Any) -> None:
     assert ascend.NPUModelRunner.__module__ == "vllm_ascend.worker.model_runner_v1"
 
 
+def test_the_classes_of_openpangu_are_offered(ascend: Any) -> None:
+    from vllm import ModelRegistry
+
+    classes = {"PanguEmbeddedForCausalLM", "PanguProMoEV2ForCausalLM", "PanguUltraMoEForCausalLM"}
+    assert classes <= set(ModelRegistry.get_supported_archs())
+
+
 def test_the_patch_is_there_before_the_worker_is_made(ascend: Any, worker: Any) -> None:
     assert worker.found_when_made is ascend.get_spec_decode_method
     assert worker.found_when_made.__wrapped__ is sys.modules["vllm_ascend.spec_decode"].get_spec_decode_method

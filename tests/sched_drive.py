@@ -32,6 +32,7 @@ class Grammar:
     """Stands in for a grammar, and for the request of one: everything conforms once it is compiled."""
 
     reasoning_ended = True
+    reasoning_end_token_index = None
 
     def __init__(self) -> None:
         self.compiled = False
@@ -137,6 +138,7 @@ class SchedulerDrive:
             resumable: Whether the prompt comes in pieces; the next piece comes under the same name.
         """
         from vllm.v1.request import RequestStatus
+        from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
         from agentinfer_lg.evals.replay.engine_parts import make_request
 
@@ -149,6 +151,7 @@ class SchedulerDrive:
             hasher=self._hasher,
         )
         if grammar is not None:
+            StructuredOutputGrammar.register(Grammar)  # vLLM 0.28 and 0.29 want to see one
             request.structured_output_request = grammar
             request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
         if resumable:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,6 +198,15 @@ async def test_the_doctor_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     settings = Settings(home=tmp_path)
     shown = [diagnosis async for diagnosis in diagnose(settings, timeout=0.1)]
     assert Diagnosis("FAIL", "cann", "what to do") in shown
+
+
+def test_nothing_that_may_be_broken_is_imported() -> None:
+    code = (
+        "import sys\nfrom agentinfer_lg.serving.ascend.installation import npu_findings\nnpu_findings()\n"
+        "print([name for name in ('torch', 'torch_npu', 'vllm', 'vllm_ascend', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 class TestReleases:

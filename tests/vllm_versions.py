@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "oldest_vllm", "vllm_folder")
+__all__ = ("OLDEST", "ascend_folder", "oldest_vllm", "vllm_folder")
 
 OLDEST = "0.23.0"
-ASCEND = "0.23.0.post1"
 MISSING = re.compile(r"^ERROR: (?:Could not find a version|No matching distribution).*", re.MULTILINE)
 
 
@@ -42,12 +41,6 @@ def ascend_folder(version: str) -> Path:
 def oldest_vllm() -> Path:
     """The oldest vLLM that is supported."""
     return vllm_folder(OLDEST)
-
-
-@pytest.fixture(scope="session")
-def oldest_ascend(oldest_vllm: Path) -> Path:
-    """The vLLM-Ascend that pairs with it."""
-    return ascend_folder(ASCEND)
 
 
 def kept(name: str, fill: Callable[[Path], None]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 __all__ = ("RELEASES", "Release", "known_release")
 
@@ -17,8 +16,6 @@ class Release:
     torch: str
     torch_npu: str
     cann: str
-    checked: Literal["contract", "symbols"]
-    """How far it was checked: `tests/serving/test_ascend_contract.py` as a whole, or what is replaced only."""
 
 
 RELEASES = (
@@ -28,7 +25,6 @@ RELEASES = (
         torch="2.10.0",
         torch_npu="2.10.0.post4",
         cann="9.1.0",
-        checked="symbols",
     ),
     Release(
         vllm_ascend="0.23.0.post1",
@@ -36,7 +32,6 @@ RELEASES = (
         torch="2.10.0",
         torch_npu="2.10.0.post4",
         cann="9.1.0",
-        checked="contract",
     ),
     Release(
         vllm_ascend="0.28.0rc1",
@@ -44,7 +39,6 @@ RELEASES = (
         torch="2.10.0",
         torch_npu="2.10.0.post4",
         cann="9.1.0",
-        checked="contract",
     ),
     Release(
         vllm_ascend="0.29.0rc1",
@@ -52,7 +46,6 @@ RELEASES = (
         torch="2.10.0",
         torch_npu="2.10.0.post4",
         cann="9.1.0",
-        checked="contract",
     ),
     Release(
         vllm_ascend="0.30.0rc2",
@@ -60,10 +53,9 @@ RELEASES = (
         torch="2.10.0",
         torch_npu="2.10.0.post4",
         cann="9.2.0",
-        checked="contract",
     ),
 )
-"""As each release's own metadata, documentation and container files say, oldest first."""
+"""Those that `tests/serving/test_ascend_contract.py` has driven, oldest first; versions as each release itself says."""
 
 
 def known_release(vllm_ascend: str) -> Release | None:

@@ -13,7 +13,7 @@ from agentinfer_lg.serving.ascend.releases import RELEASES
 __all__ = ("KNOWN_VERSIONS", "known_symbol")
 
 KNOWN_VERSIONS = tuple(release.vllm_ascend for release in RELEASES)
-"""Releases of vllm-ascend in which what is replaced was looked at."""
+"""Releases of vllm-ascend in which what is replaced was looked at, and tried."""
 
 
 def known_symbol(  # Any: Ascend's functions and classes, without types for us

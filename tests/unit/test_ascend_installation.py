@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +218,15 @@ class TestReleases:
         ]
         assert rows == [
             [known.vllm_ascend, known.vllm, known.torch, known.torch_npu, known.cann] for known in RELEASES
+        ]
+
+    def test_the_extra_installs_the_newest_that_is_no_release_candidate(self) -> None:
+        stable = [known for known in RELEASES if "rc" not in known.vllm_ascend][-1]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert project["optional-dependencies"]["ascend"] == [
+            f"vllm=={stable.vllm}",
+            f"vllm-ascend=={stable.vllm_ascend}",
+            f"torch-npu=={stable.torch_npu}",
         ]
 
     def test_a_local_part_of_a_version_does_not_count(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.serving.ascend.devices import npu_shortage
 from agentinfer_lg.serving.engine_flags import (
     Flag,
     PartFlags,
@@ -17,8 +18,10 @@ from agentinfer_lg.serving.engine_flags import (
     given_additional_config,
     given_flags,
     settings_flags,
+    settings_variable,
 )
 from agentinfer_lg.serving.machine import Device, Machine
+from agentinfer_lg.serving.part_settings import joined, variable_settings
 from agentinfer_lg.serving.parts import choose_parts, refusal, tell_parts
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
@@ -77,11 +80,14 @@ def build_command(
 
     Raises:
         UserInputError: An option has an impossible value, or asks for something that excludes a part of ours.
+        ConfigurationError: The variable `AGENTINFER_CONFIG` is wrong.
     """
     machine = machine or Machine.detect()
     _check(options)
+    if device == "npu":
+        _check_npus(options, machine)
     parts = _parts(options, device=device, machine=machine)
-    settings = _settings(options, parts)
+    settings = _settings(options, parts, device=device)
     options = replace(options, extra_args=settings.extra_args)
     given = _flag_names(options.extra_args)
     flags = [*_common_flags(options), *(_cpu_flags(options) if device == "cpu" else _gpu_flags(options))]
@@ -96,7 +102,8 @@ def build_command(
         *kept,
         *options.extra_args,
     ]
-    return command, _environment(options, device=device, machine=machine, given=given)
+    variables = _environment(options, device=device, machine=machine, given=given)
+    return command, {**variables, **settings.variables}
 
 
 def part_notes(options: ServeOptions, *, device: Device, machine: Machine | None = None) -> list[str]:
@@ -109,9 +116,10 @@ def part_notes(options: ServeOptions, *, device: Device, machine: Machine | None
 
     Raises:
         UserInputError: An option asks for something that excludes a part of ours.
+        ConfigurationError: The variable `AGENTINFER_CONFIG` is wrong.
     """
     parts = _parts(options, device=device, machine=machine or Machine.detect())
-    return tell_parts(parts, left_out=_settings(options, parts).left_out)
+    return tell_parts(parts, left_out=_settings(options, parts, device=device).left_out)
 
 
 def read_extra_args(options: ServeOptions) -> ServeOptions:
@@ -145,10 +153,18 @@ def _check(options: ServeOptions) -> None:
         raise UserInputError(msg)
 
 
+def _check_npus(options: ServeOptions, machine: Machine) -> None:
+    shortage = npu_shortage(given_flags(options.extra_args), machine.environ, present=machine.npus)
+    if shortage:
+        raise UserInputError(shortage)
+
+
 def _parts(options: ServeOptions, *, device: Device, machine: Machine) -> dict[str, PartFlags]:
+    variable = variable_settings(machine.environ)
+    sam, sched = options.sam, options.sched
     parts = choose_parts(
-        sam=options.sam,
-        sched=options.sched,
+        sam=sam and SamConfig.parse(joined(variable.get("sam"), sam.to_values())),
+        sched=sched and SchedConfig.parse(joined(variable.get("sched"), sched.to_values())),
         given=given_flags(options.extra_args),
         additional=given_additional_config(options.extra_args) if device == "npu" else {},
         environ=machine.environ,
@@ -160,8 +176,10 @@ def _parts(options: ServeOptions, *, device: Device, machine: Machine) -> dict[s
     return parts
 
 
-def _settings(options: ServeOptions, parts: Mapping[str, PartFlags]) -> SettingsFlags:
-    return settings_flags({name: part.settings for name, part in parts.items()}, options.extra_args)
+def _settings(options: ServeOptions, parts: Mapping[str, PartFlags], *, device: Device) -> SettingsFlags:
+    settings = {name: part.settings for name, part in parts.items()}
+    add = settings_variable if device == "npu" else settings_flags
+    return add(settings, options.extra_args)
 
 
 def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]) -> list[str]:

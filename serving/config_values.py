@@ -1,4 +1,4 @@
-"""Settings that travel in vLLM's `additional_config`: a mapping of plain scalars, read into a frozen dataclass."""
+"""Settings that travel to the engine: a mapping of plain scalars, read into a frozen dataclass."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.serving.config_values import Scalar
+from agentinfer_lg.serving.part_settings import VARIABLE
 
 __all__ = (
     "Flag",
@@ -21,6 +22,7 @@ __all__ = (
     "merged",
     "not_generating",
     "settings_flags",
+    "settings_variable",
 )
 
 Flag = tuple[str, ...]
@@ -32,6 +34,7 @@ _GENERATING = {
     "task": {"auto", "generate"},
 }
 """Flags that choose what a model is used for, and their values that mean generating text."""
+_OURS_DOTTED = re.compile(r"--additional[-_]config\.agentinfer\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class PartFlags:
 
     flags: tuple[Flag, ...] = ()
     settings: Mapping[str, Scalar] = field(default_factory=dict)
-    """Settings of the part that differ from its defaults; they go into vLLM's `additional_config`."""
+    """Settings of the part that differ from its defaults."""
     off: str = ""
     """Why the part is not used, as a clause; empty where it is."""
     refused: bool = False
@@ -51,11 +54,12 @@ class PartFlags:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFlags:
-    """Our settings as flags of vLLM."""
+    """Our settings on their way into the engine."""
 
     flags: tuple[Flag, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
-    """The user's arguments, without those that `flags` already contains."""
+    """The user's arguments, without those that `flags` or `variables` already contain."""
     left_out: str = ""
     """Why the settings could not be added, as a clause; empty where they were."""
 
@@ -123,6 +127,24 @@ def settings_flags(parts: Mapping[str, Mapping[str, Scalar]], extra_args: Sequen
     return SettingsFlags(flags=(("additional-config", joined),), extra_args=rest)
 
 
+def settings_variable(parts: Mapping[str, Mapping[str, Scalar]], extra_args: Sequence[str]) -> SettingsFlags:
+    """Put our settings into a variable, for engines that refuse keys of others in `additional_config`.
+
+    What the user says about us in `--additional-config` wins, and is taken out of it; in a `--config` file it stays.
+
+    Args:
+        parts: Name of each part to its settings.
+        extra_args: The user's arguments.
+    """
+    extra = tuple(extra_args)
+    theirs = given_additional_config(extra).get("agentinfer", {})
+    if not isinstance(theirs, Mapping):
+        return SettingsFlags(extra_args=extra)  # the engine will say what is wrong with it
+    settings = merged({part: dict(settings) for part, settings in parts.items() if settings}, theirs)
+    variables = {VARIABLE: json.dumps(settings)} if settings else {}
+    return SettingsFlags(variables=variables, extra_args=_without_ours(extra))
+
+
 def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON
     """Return both objects as one; where both have a value that is no object, `theirs` counts."""
     joined = dict(ours)
@@ -138,6 +160,18 @@ def _dotted(ours: Mapping[str, Mapping[str, Scalar]]) -> tuple[Flag, ...]:
         for part, settings in ours.items()
         for key, value in settings.items()
     )
+
+
+def _without_ours(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what is said about us in `--additional-config`, as a whole or with dots."""
+    rest, whole = _take(arguments, "additional-config")
+    config = None if whole is None else _json(whole)
+    if isinstance(config, dict) and "agentinfer" in config:
+        left = {key: value for key, value in config.items() if key != "agentinfer"}
+        arguments = (*rest, "--additional-config", json.dumps(left)) if left else rest
+    for name in [part.partition("=")[0] for part in arguments if _OURS_DOTTED.match(part)]:
+        arguments, _ = _take(arguments, name.removeprefix("--").replace("_", "-"))
+    return arguments
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:

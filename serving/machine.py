@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from agentinfer_lg.serving.ascend.devices import npus
+
 __all__ = ("Device", "Machine", "detect_device")
 
 Device = Literal["cpu", "cuda", "npu"]
@@ -27,6 +29,8 @@ class Machine:
     """Free memory, in GiB."""
     openmp: Path | None = None
     """Intel's OpenMP library of this environment, if it is installed."""
+    npus: int = 0
+    """NPUs that it has; 0: none was seen."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Variables that are set already; they win over defaults."""
 
@@ -37,13 +41,14 @@ class Machine:
         return cls(
             memory_gib=_free_memory_gib(),
             openmp=library if library.exists() else None,
+            npus=len(npus()),
             environ=dict(os.environ),
         )
 
 
 def detect_device() -> Device:
     """Return the kind of accelerator of this machine, without importing torch."""
-    if any(Path("/dev").glob("davinci[0-9]*")):
+    if npus():
         return "npu"
     smi = shutil.which("nvidia-smi")
     if smi is None:

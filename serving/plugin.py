@@ -5,7 +5,8 @@ nothing. With it, what the user left open in `EngineArgs` gets our scheduler and
 rest. Whatever goes wrong is said once in the log, and the engine starts without them.
 
 Variables: `AGENTINFER_SAM=0` and `AGENTINFER_SCHED=0` leave one part out; `AGENTINFER_CONFIG` has settings, as in
-`{"sched": {"max_wait_seconds": 30}, "sam": {"memory": "off"}}`.
+`{"sched": {"max_wait_seconds": 30}, "sam": {"memory": "off"}}`. They are checked here, and become part of the
+configuration, except on NPUs: there each process reads the variable itself.
 
 Nothing heavy may be imported here: neither vLLM's scheduler, which other plugins replace first, nor numba, whose
 library vLLM's worker trips over. Therefore the imports are inside the functions.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentinfer_lg.serving.engine_flags import PartFlags
+    from agentinfer_lg.serving.machine import Device
 
 __all__ = ("fill_engine_args", "register")
 
@@ -100,7 +102,7 @@ def _plan(engine_args: Any) -> _Plan:
         from agentinfer_lg.serving.parts import TITLES, tell_parts
 
         parts = _parts(engine_args, os.environ)
-        ours = _values(parts, _additional(engine_args))
+        ours = _values(parts, _additional(engine_args), device=_device())
         missing = sorted(name for name in ours if name not in vars(engine_args))
         if missing:
             return _Plan(warnings=(f"AgentInfer is off: this vLLM has no {' and no '.join(missing)}",))
@@ -111,35 +113,31 @@ def _plan(engine_args: Any) -> _Plan:
 
 
 def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]:
-    from agentinfer_lg.errors import ConfigurationError
+    from agentinfer_lg.serving.part_settings import variable_settings
     from agentinfer_lg.serving.parts import choose_parts
     from agentinfer_lg.serving.sam.config import SamConfig
     from agentinfer_lg.serving.sched.config import SchedConfig
 
-    settings = _settings(environ)
-    unknown = sorted(settings.keys() - {"sam", "sched"})
-    if unknown:
-        msg = f"AGENTINFER_CONFIG has no part {', '.join(unknown)}; there are sam, sched"
-        raise ConfigurationError(msg)
+    settings = variable_settings(environ)
     return choose_parts(
         sam=SamConfig.parse(settings.get("sam")) if _wanted("AGENTINFER_SAM", environ) else None,
         sched=SchedConfig.parse(settings.get("sched")) if _wanted("AGENTINFER_SCHED", environ) else None,
         given=_given(engine_args),
         additional=_additional(engine_args),
         environ=environ,
-        device="npu" if _device_type() == "npu" else "cuda",
+        device=_device(),
         model=str(engine_args.model),
     )
 
 
-def _values(parts: Mapping[str, PartFlags], theirs: Mapping[str, Any]) -> dict[str, Any]:
+def _values(parts: Mapping[str, PartFlags], theirs: Mapping[str, Any], *, device: Device) -> dict[str, Any]:
     from agentinfer_lg.serving.engine_flags import merged
 
     ours: dict[str, Any] = {}
     for name, value in (flag for part in parts.values() for flag in part.flags):
         ours[name.replace("-", "_")] = json.loads(value) if value.startswith("{") else value
     settings = {name: dict(part.settings) for name, part in parts.items() if part.settings}
-    if settings:
+    if settings and device != "npu":
         ours["additional_config"] = merged({"agentinfer": settings}, theirs)
     return ours
 
@@ -147,21 +145,6 @@ def _values(parts: Mapping[str, PartFlags], theirs: Mapping[str, Any]) -> dict[s
 def _additional(engine_args: Any) -> Mapping[str, Any]:
     theirs = getattr(engine_args, "additional_config", None)
     return theirs if isinstance(theirs, Mapping) else {}
-
-
-def _settings(environ: Mapping[str, str]) -> dict[str, Any]:  # Any: JSON
-    from agentinfer_lg.errors import ConfigurationError
-
-    text = environ.get("AGENTINFER_CONFIG", "").strip()
-    try:
-        settings = json.loads(text) if text else {}
-    except ValueError as error:
-        msg = f"AGENTINFER_CONFIG is no JSON ({error})"
-        raise ConfigurationError(msg) from None
-    if not isinstance(settings, dict):
-        msg = "AGENTINFER_CONFIG must be a JSON object with the keys sam and sched"
-        raise ConfigurationError(msg)
-    return settings
 
 
 def _given(engine_args: Any) -> dict[str, str]:
@@ -182,9 +165,9 @@ def _wanted(variable: str, environ: Mapping[str, str]) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO
 
 
-def _device_type() -> str:
+def _device() -> Device:
     platform = getattr(sys.modules.get("vllm.platforms"), "current_platform", None)
-    return str(getattr(platform, "device_type", ""))
+    return "npu" if getattr(platform, "device_type", "") == "npu" else "cuda"
 
 
 @functools.cache  # once for each process

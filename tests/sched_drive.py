@@ -11,12 +11,16 @@ After every step it compares what the scheduler says of itself with what is true
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 from fake_worker import FakeWorker
+
+from agentinfer_lg.serving.part_settings import VARIABLE
 
 __all__ = ("BLOCK_SIZE", "STEP_SECONDS", "Grammar", "SchedulerDrive")
 
@@ -28,6 +32,7 @@ class Grammar:
     """Stands in for a grammar, and for the request of one: everything conforms once it is compiled."""
 
     reasoning_ended = True
+    reasoning_end_token_index = None
 
     def __init__(self) -> None:
         self.compiled = False
@@ -58,7 +63,7 @@ class SchedulerDrive:
         blocks: Usable blocks of the KV cache.
         overlap: Whether the next step is scheduled while the last one runs (asynchronous scheduling).
         draft_tokens: Most tokens drafted for a request and step (speculative decoding); 0 for none.
-        settings: Goes to the scheduler as `additional_config["agentinfer"]["sched"]`.
+        settings: Goes to the scheduler by the variable `AGENTINFER_CONFIG`, which works with vLLM-Ascend too.
         max_model_len: Longest context in tokens.
         step_tokens: Most tokens computed in one step.
         max_seqs: Most requests computed together.
@@ -80,14 +85,14 @@ class SchedulerDrive:
             blocks=blocks,
             overlap=overlap,
             draft_tokens=draft_tokens,
-            settings=json.dumps(dict(settings or {}), sort_keys=True),
             max_model_len=max_model_len,
             step_tokens=step_tokens,
             max_seqs=max_seqs,
         )
         self.now = 1000.0
         self.blocks = blocks
-        self.scheduler = make(**parts)
+        with patch.dict(os.environ, {VARIABLE: json.dumps({"sched": dict(settings or {})})}):
+            self.scheduler = make(**parts)
         self.scheduler.clock = lambda: self.now
         self.worker = FakeWorker(
             blocks=blocks + 1, block_size=BLOCK_SIZE, draft_tokens=draft_tokens, overlap=overlap
@@ -133,6 +138,7 @@ class SchedulerDrive:
             resumable: Whether the prompt comes in pieces; the next piece comes under the same name.
         """
         from vllm.v1.request import RequestStatus
+        from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
 
         from agentinfer_lg.evals.replay.engine_parts import make_request
 
@@ -145,6 +151,7 @@ class SchedulerDrive:
             hasher=self._hasher,
         )
         if grammar is not None:
+            StructuredOutputGrammar.register(Grammar)  # vLLM 0.28 and 0.29 want to see one
             request.structured_output_request = grammar
             request.status = RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR
         if resumable:
@@ -267,7 +274,6 @@ def scheduler_parts(
     blocks: int,
     overlap: bool,
     draft_tokens: int,
-    settings: str,
     max_model_len: int,
     step_tokens: int,
     max_seqs: int,
@@ -276,7 +282,6 @@ def scheduler_parts(
 
     Args:
         blocks: As for `SchedulerDrive`, like all the others.
-        settings: As JSON.
     """
     from agentinfer_lg.evals.replay.engine_parts import make_scheduler_parts
 
@@ -286,7 +291,6 @@ def scheduler_parts(
         max_model_len=max_model_len,
         step_tokens=step_tokens,
         max_seqs=max_seqs,
-        additional_config={"agentinfer": {"sched": json.loads(settings)}},
         asynchronous=overlap,
     )
     if draft_tokens:

@@ -23,7 +23,6 @@ class SmallCache:
             blocks=blocks,
             overlap=False,
             draft_tokens=0,
-            settings="{}",
             max_model_len=1024,
             step_tokens=1024,
             max_seqs=8,

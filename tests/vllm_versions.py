@@ -22,10 +22,9 @@ import pytest
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.vllm_trial.wheel import fetch_vllm
 
-__all__ = ("ASCEND", "OLDEST", "ascend_folder", "oldest_ascend", "oldest_vllm", "vllm_folder", "vllm_python")
+__all__ = ("OLDEST", "ascend_folder", "vllm_folder", "vllm_python")
 
 OLDEST = "0.23.0"
-ASCEND = "0.23.0.post1"
 MISSING = re.compile(r"^ERROR: (?:Could not find a version|No matching distribution).*", re.MULTILINE)
 
 
@@ -58,18 +57,6 @@ def vllm_python(version: str) -> Path:
 def ascend_folder(version: str) -> Path:
     """Return a folder with that vLLM-Ascend (15 MB of source), built only once; the vLLM that it pairs with is another."""
     return kept(f"vllm-ascend-{version}", lambda site: build_ascend(version, site))
-
-
-@pytest.fixture(scope="session")
-def oldest_vllm() -> Path:
-    """The oldest vLLM that is supported."""
-    return vllm_folder(OLDEST)
-
-
-@pytest.fixture(scope="session")
-def oldest_ascend(oldest_vllm: Path) -> Path:
-    """The vLLM-Ascend that pairs with it."""
-    return ascend_folder(ASCEND)
 
 
 def kept(name: str, fill: Callable[[Path], None]) -> Path:

@@ -101,6 +101,8 @@ async def diagnose(settings: Settings, *, timeout: float = 60.0) -> AsyncIterato
     for diagnosis in await _check_home(settings):
         yield diagnosis
     yield _check_engine()
+    for diagnosis in _check_npus():
+        yield diagnosis
 
 
 def _check_python() -> Diagnosis:
@@ -295,6 +297,12 @@ async def _check_home(settings: Settings) -> list[Diagnosis]:
     else:
         lines.append(Diagnosis("ok", "disk", room))
     return lines
+
+
+def _check_npus() -> list[Diagnosis]:
+    from agentinfer_lg.serving.ascend.installation import npu_findings
+
+    return [Diagnosis(found.verdict, found.subject, found.detail) for found in npu_findings()]
 
 
 def _check_engine() -> Diagnosis:

@@ -2,6 +2,7 @@
 
 * `spec_decode_method`: the function by which Ascend's model runner makes its proposer.
 
-`symbols` checks what is replaced before it is; `patches` says when. `conflicts` replaces nothing: it finds options of
-Ascend that choose another scheduler.
+`symbols` checks what is replaced before it is; `patches` says when. The others replace nothing: `conflicts` finds options
+of Ascend that choose another scheduler, `devices` counts NPUs, `releases` knows which versions belong together, and
+`installation` looks whether they do on this machine.
 """

@@ -1,7 +1,7 @@
 """Replaces `vllm_ascend.worker.model_runner_v1.get_spec_decode_method`.
 
-What: for the method `custom_class` it returns AgentSAM, dressed as Ascend's suffix proposer. Every other method, and a
-proposer of somebody else, goes to Ascend's function as before.
+What: where Ascend's function does not know the method `custom_class`, it returns AgentSAM, dressed as Ascend's suffix
+proposer. Every other method, and a proposer of somebody else, stays with Ascend's function.
 
 Why: vLLM lets a proposer be named, but Ascend's model runner makes its own by this function, which knows no
 `custom_class`, and asks each of them in its own way, chosen by class. The suffix proposer is asked as AgentSAM wants it:
@@ -9,7 +9,7 @@ after the tokens are known, with one list per request.
 
 Off: `agentinfer serve --no-sam`, or `AGENTINFER_SAM=0` where `AGENTINFER=1` is set.
 
-Until: vllm-ascend takes `custom_class` as vLLM does.
+Until: all supported versions of vllm-ascend take `custom_class` as vLLM does. In one that does, this steps aside.
 """
 
 from __future__ import annotations
@@ -44,8 +44,14 @@ def patch_spec_decode_method() -> None:
 
     @functools.wraps(make)
     def make_proposer(method: str, vllm_config: Any, device: Any, runner: Any) -> Any:
-        proposer = _proposer(vllm_config, runner) if method == "custom_class" else None
-        return make(method, vllm_config, device, runner) if proposer is None else ours(proposer)
+        try:
+            return make(method, vllm_config, device, runner)
+        except ValueError as error:
+            unknown = method == "custom_class" and method in str(error)
+            proposer = _proposer(vllm_config, runner) if unknown else None
+            if proposer is None:
+                raise
+            return ours(proposer)
 
     setattr(make_proposer, _MARK, True)
     setattr(sys.modules[_MODULE], _NAME, make_proposer)

@@ -8,11 +8,12 @@ from importlib import metadata
 from typing import Any
 
 from agentinfer_lg.errors import EngineError
+from agentinfer_lg.serving.ascend.releases import RELEASES
 
 __all__ = ("KNOWN_VERSIONS", "known_symbol")
 
-KNOWN_VERSIONS = ("0.23.0", "0.23.0.post1")
-"""Releases of vllm-ascend whose symbols were looked at."""
+KNOWN_VERSIONS = tuple(release.vllm_ascend for release in RELEASES)
+"""Releases of vllm-ascend in which what is replaced was looked at, and tried."""
 
 
 def known_symbol(  # Any: Ascend's functions and classes, without types for us
@@ -34,7 +35,7 @@ def known_symbol(  # Any: Ascend's functions and classes, without types for us
     if found:
         msg = (
             f"{part} does not fit this vllm-ascend ({_version()}): {module}.{name} {found}; "
-            f"it fits vllm-ascend {' and '.join(KNOWN_VERSIONS)}; start without {part}: {switch}"
+            f"it fits vllm-ascend {', '.join(KNOWN_VERSIONS)}; start without {part}: {switch}"
         )
         raise EngineError(msg)
     return getattr(sys.modules[module], name)

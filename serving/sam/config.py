@@ -1,4 +1,4 @@
-"""Settings of AgentSAM inside the engine, as they travel in vLLM's `additional_config`."""
+"""Settings of AgentSAM inside the engine; `agentinfer_lg.serving.part_settings` says how they get there."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SamConfig:
 
     @classmethod
     def parse(cls, values: object) -> Self:
-        """Read `additional_config["agentinfer"]["sam"]`.
+        """Read settings as they were given.
 
         Args:
             values: A mapping of field names to scalars, or None for the defaults.

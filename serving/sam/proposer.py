@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +18,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from agentinfer_lg.errors import ConfigurationError, EngineError
+from agentinfer_lg.errors import EngineError
 from agentinfer_lg.serving.engine_log import join_engine_log
+from agentinfer_lg.serving.part_settings import part_settings
 from agentinfer_lg.serving.sam.assembly import drafter_figures, import_drafter, make_drafter
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
 from agentinfer_lg.serving.sam.cpu_sampling import repair_cpu_sampling
@@ -42,7 +44,7 @@ class AgentSAMProposer:
         """Make the proposer; kernels are compiled and the memory is read in the background.
 
         Args:
-            vllm_config: vLLM's configuration; ours is `additional_config["agentinfer"]["sam"]`.
+            vllm_config: vLLM's configuration.
             drafter: Drafts come from here; None: from AgentSAM.
 
         Raises:
@@ -249,11 +251,7 @@ class _Step:
 
 
 def _read_config(vllm_config: Any) -> SamConfig:
-    ours = (getattr(vllm_config, "additional_config", None) or {}).get("agentinfer") or {}
-    if not isinstance(ours, Mapping):
-        msg = f"additional_config['agentinfer'] must be a JSON object, got {type(ours).__name__}"
-        raise ConfigurationError(msg)
-    config = SamConfig.parse(ours.get("sam"))
+    config = SamConfig.parse(part_settings(vllm_config, "sam", os.environ))
     most = getattr(getattr(vllm_config, "speculative_config", None), "num_speculative_tokens", None)
     return replace(config, max_draft=most) if most else config
 

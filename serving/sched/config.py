@@ -1,4 +1,4 @@
-"""Settings of AgentSched inside the engine, as they travel in vLLM's `additional_config`."""
+"""Settings of AgentSched inside the engine; `agentinfer_lg.serving.part_settings` says how they get there."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class SchedConfig:
 
     @classmethod
     def parse(cls, values: object) -> Self:
-        """Read `additional_config["agentinfer"]["sched"]`.
+        """Read settings as they were given.
 
         Args:
             values: A mapping of field names to scalars, or None for the defaults.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from agentinfer_lg.hints import SessionHints, parse_hints
 from agentinfer_lg.serving.ascend.conflicts import check_scheduler
 from agentinfer_lg.serving.engine_log import join_engine_log
+from agentinfer_lg.serving.part_settings import part_settings
 from agentinfer_lg.serving.sched.admission import admit, wait_bound
 from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext, common_length
 from agentinfer_lg.serving.sched.config import SchedConfig
@@ -67,7 +68,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """Make vLLM's scheduler and take over its waiting queue.
 
         Raises:
-            ConfigurationError: A setting in `additional_config["agentinfer"]["sched"]` is wrong.
+            ConfigurationError: A setting is wrong.
         """
         super().__init__(*args, **kwargs)
         join_engine_log()
@@ -509,9 +510,7 @@ def _by_arrival(ticket: Ticket) -> tuple[bool, float]:
 
 
 def _read_config(vllm_config: Any) -> SchedConfig:
-    additional = getattr(vllm_config, "additional_config", None)
-    ours = additional.get("agentinfer") if isinstance(additional, dict) else None
-    return SchedConfig.parse(ours.get("sched") if isinstance(ours, dict) else None)
+    return SchedConfig.parse(part_settings(vllm_config, "sched", os.environ))
 
 
 def _price_settings(config: SchedConfig) -> PriceSettings:
@@ -532,7 +531,7 @@ def make_scheduler(**parts: Any) -> Any:
         parts: Keyword arguments with which vLLM makes its scheduler.
 
     Raises:
-        ConfigurationError: A setting in `additional_config["agentinfer"]["sched"]` is wrong.
+        ConfigurationError: A setting is wrong.
         EngineError: An option of vLLM-Ascend chooses another scheduler.
     """
     check_scheduler(parts["vllm_config"], os.environ)

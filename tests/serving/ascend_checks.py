@@ -1,4 +1,4 @@
-"""vLLM-Ascend with our parts in it, on a machine without NPUs; run by `test_ascend_contract.py` in an environment of its own.
+"""vLLM-Ascend with our parts in it, on a machine without NPUs; run by `test_ascend_contract.py` in a process of its own.
 
 Real are Ascend's platform, its patches of vLLM, and the methods of its model runner that make and ask a proposer; vLLM's
 part of the runner is replaced by what those methods read.
@@ -6,10 +6,15 @@ part of the runner is replaced by what those methods read.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +24,17 @@ import ascend_stubs
 import numpy as np
 import pytest
 
-from agentinfer_lg.errors import EngineError, UserInputError
+from agentinfer_lg.errors import ConfigurationError, EngineError, UserInputError
+from agentinfer_lg.serving.ascend.conflicts import scheduler_conflict
+from agentinfer_lg.serving.ascend.symbols import KNOWN_VERSIONS
 from agentinfer_lg.serving.command import ServeOptions, build_command
+from agentinfer_lg.serving.diagnosis import explain_exit
 from agentinfer_lg.serving.machine import Machine
+from agentinfer_lg.serving.part_settings import VARIABLE
 from agentinfer_lg.serving.plugin import fill_engine_args
+from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sam.flags import EXTENSION_CLASS, PROPOSER_CLASS
+from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.serving.sched.flags import SCHEDULER_CLASS
 
 PATTERN = (11, 12, 13, 14, 15)
@@ -38,7 +49,28 @@ MODEL = {
     "vocab_size": 1000,
     "max_position_embeddings": 512,
 }
-SAM = {"memory": "off", "marginal_cost": 0.0}
+ASCEND = os.environ["AGENTINFER_EXPECTED_ASCEND"]
+SAM = SamConfig(memory="off", marginal_cost=0.0)
+SCHED = SchedConfig(max_wait_seconds=7)
+SCHEDULERS = {
+    "BatchJobAware",
+    "DynamicBatch",
+    "DyntraLB",
+    "DyntraLBRecompute",
+    "ProfilingChunk",
+    "Recompute",
+    "RecomputeConfig",
+    "ShortRequestFirst",
+}
+"""Schedulers of Ascend that options choose, all of them refused."""
+RELOADED = (
+    "vllm_ascend.worker.worker",
+    "vllm_ascend.worker.model_runner_v1",
+    "vllm_ascend.spec_decode",
+    "vllm_ascend.spec_decode.suffix_proposer",
+    "agentinfer_lg.serving.sam.extension",
+)
+"""What has a symbol that we replace or extend, and what replaces it."""
 CONFLICTS: list[dict[str, Any]] = [
     {"SLO_limits_for_dynamic_batch": 20},
     {"recompute_scheduler_enable": True},
@@ -56,7 +88,6 @@ CONFLICTS: list[dict[str, Any]] = [
 @pytest.fixture(scope="session")
 def worker() -> Any:
     """Ascend's worker as vLLM prepares and makes it; its own constructor, which wants an NPU, is left out."""
-    ascend_stubs.install()
     import vllm_ascend.worker.model_runner_v1 as ascend
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     from vllm_ascend.worker.worker import NPUWorker
@@ -98,18 +129,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def engine_config(model: Path, **more: Any) -> Any:
+@pytest.fixture(autouse=True)
+def variable(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable with our settings, as `agentinfer serve` sets it."""
+    monkeypatch.setenv(VARIABLE, serve(model)[1][VARIABLE])
+
+
+def serve(model: Path) -> tuple[list[str], dict[str, str]]:
+    options = ServeOptions(model=str(model), sam=SAM, sched=SCHED)
+    return build_command(options, device="npu", machine=Machine(python="python"))
+
+
+def engine_config(model: Path, **additional: Any) -> Any:
     """Configuration that vLLM and Ascend's platform make of our flags for an NPU."""
     from vllm.engine.arg_utils import EngineArgs
 
-    options = ServeOptions(model=str(model))
-    command, _ = build_command(options, device="npu", machine=Machine(python="python"))
-    given = dict(pairwise(command))
+    given = dict(pairwise(serve(model)[0]))
     args: dict[str, Any] = {
         "speculative_config": json.loads(given["--speculative-config"]),
         "worker_extension_cls": given["--worker-extension-cls"],
         "scheduler_cls": given["--scheduler-cls"],
-        "additional_config": {"agentinfer": {"sam": SAM}, **more},
+        "additional_config": additional,
     }
     return EngineArgs(
         model=str(model), skip_tokenizer_init=True, max_model_len=256, **args
@@ -136,10 +176,20 @@ def runner(ascend: Any, model: Path) -> Iterator[Any]:
 
 
 def test_the_platform_is_ascend(ascend: Any) -> None:
+    from importlib.metadata import version
+
     from vllm.platforms import current_platform
 
+    assert version("vllm-ascend") == ASCEND
     assert type(current_platform).__name__ == "NPUPlatform"
     assert ascend.NPUModelRunner.__module__ == "vllm_ascend.worker.model_runner_v1"
+
+
+def test_the_classes_of_openpangu_are_offered(ascend: Any) -> None:
+    from vllm import ModelRegistry
+
+    classes = {"PanguEmbeddedForCausalLM", "PanguProMoEV2ForCausalLM", "PanguUltraMoEForCausalLM"}
+    assert classes <= set(ModelRegistry.get_supported_archs())
 
 
 def test_the_patch_is_there_before_the_worker_is_made(ascend: Any, worker: Any) -> None:
@@ -175,6 +225,25 @@ def test_plain_vllm_gets_both_parts_from_the_plugin(ascend: Any, model: Path) ->
     assert config.parallel_config.worker_extension_cls == EXTENSION_CLASS
 
 
+def test_the_settings_reach_the_proposer(ascend: Any, model: Path) -> None:
+    from agentinfer_lg.serving.sam.proposer import AgentSAMProposer
+
+    proposer = AgentSAMProposer(engine_config(model), drafter=SimpleNamespace(stats=lambda: {}))
+    proposer.close()
+    os.environ[VARIABLE] = '{"sam": {"top_k": 99}}'
+    with pytest.raises(ConfigurationError, match="at most 8 similar sessions"):
+        AgentSAMProposer(engine_config(model))
+
+
+def test_settings_in_the_configuration_are_refused_by_later_versions(ascend: Any, model: Path) -> None:
+    if ASCEND.startswith("0.23."):
+        config = engine_config(model, agentinfer={"sam": {"top_k": 2}})
+        assert config.additional_config["agentinfer"] == {"sam": {"top_k": 2}}
+        return
+    with pytest.raises(ValueError, match="agentinfer"):
+        engine_config(model, agentinfer={"sam": {"top_k": 2}})
+
+
 def test_drafts_are_no_longer_than_its_attention_takes(ascend: Any, model: Path) -> None:
     from vllm.config import set_current_vllm_config
     from vllm_ascend.attention.attention_v1 import AscendAttentionMetadataBuilder
@@ -207,12 +276,13 @@ def test_a_repetition_is_drafted_on(ascend: Any, runner: Any) -> None:
     length, draft = 40, []
     begin = [new_request("a", text[:length]), new_request("b", [1, 2, 3])]
     for _ in range(100):
-        runner.execute_model(step({"a": 1, "b": 1}, begin))
+        scheduled = step({"a": 1, "b": 1}, begin)
+        runner.execute_model(scheduled)
         begin, length = [], length + 1
         batch = runner.input_batch
         batch.token_ids_cpu[0, :length], batch.token_ids_cpu[1, :3] = text[:length], [1, 2, 3]
         batch.num_tokens_no_spec[:2] = length, 3
-        drafts = runner.propose_draft_token_ids([[text[length - 1]], []], *[None] * 7)
+        drafts = runner.propose_draft_token_ids([[text[length - 1]], []], None, scheduled, *[None] * 5)
         assert drafts[1] == []
         if draft := drafts[0]:
             break
@@ -233,8 +303,12 @@ def test_other_methods_and_proposers_go_to_ascend(ascend: Any, runner: Any) -> N
 
 
 def test_ascend_would_replace_our_scheduler(ascend: Any, model: Path) -> None:
-    config = engine_config(model, SLO_limits_for_dynamic_batch=20)
-    assert config.scheduler_config.scheduler_cls.endswith("SchedulerDynamicBatch")
+    if ASCEND.startswith("0.23."):
+        config = engine_config(model, SLO_limits_for_dynamic_batch=20)
+        assert config.scheduler_config.scheduler_cls.endswith("SchedulerDynamicBatch")
+    else:
+        config = engine_config(model, scheduler_config={"batch_job_sched_config": {"enabled": True}})
+        assert config.scheduler_config.scheduler_cls.endswith("BatchJobAwareScheduler")
 
 
 @pytest.mark.parametrize("additional", CONFLICTS, ids=json.dumps)
@@ -242,6 +316,31 @@ def test_every_other_scheduler_is_refused(ascend: Any, additional: dict[str, Any
     options = ServeOptions(model="owner/model", extra_args=("--additional-config", json.dumps(additional)))
     with pytest.raises(UserInputError, match=r"AgentSched cannot run: .* or give --no-sched$"):
         build_command(options, device="npu", machine=Machine(python="python"))
+
+
+def test_every_option_of_ascend_for_schedulers_is_known(ascend: Any) -> None:
+    import vllm_ascend.ascend_config as options
+
+    if not hasattr(options, "SchedulerConfig"):
+        return  # 0.23 has no section of them; its platform is read instead
+    found = {known.name: known.default for known in fields(options.SchedulerConfig)}
+    assert found
+    for name, default in found.items():
+        chosen = {name: True} if isinstance(default, bool) else {name: {"enabled": True}}
+        for additional in (chosen, {"scheduler_config": chosen}):
+            assert name in scheduler_conflict(additional, {})
+
+
+def test_every_scheduler_of_ascend_is_one_of_the_known(ascend: Any) -> None:
+    """Who adds one to the platform must look at it: it may take the place of ours."""
+    import vllm_ascend.platform as platform
+
+    source = Path(platform.__file__).read_text(encoding="utf-8")
+    names = {
+        re.sub("Async|Scheduler", "", name) for name in re.findall(r"vllm_ascend\.core\.\w+\.(\w+)", source)
+    }
+    assert names <= SCHEDULERS
+    assert len(names) >= 2
 
 
 def test_our_scheduler_refuses_what_would_change_its_base(ascend: Any, model: Path) -> None:
@@ -262,13 +361,70 @@ def test_our_scheduler_stands_on_the_one_that_ascend_has_patched(ascend: Any) ->
         blocks=20,
         overlap=False,
         draft_tokens=0,
-        settings="{}",
         max_model_len=1024,
         step_tokens=1024,
         max_seqs=8,
     )
-    bases = [base.__name__ for base in type(make_scheduler(**parts)).__mro__]
+    scheduler = make_scheduler(**parts)
+    bases = [base.__name__ for base in type(scheduler).__mro__]
     assert bases[:3] == ["AgentScheduler", "AgentSchedMixin", "BalanceScheduler"]
+    assert scheduler._config.max_wait_seconds == 7
+    os.environ[VARIABLE] = "{"
+    with pytest.raises(ConfigurationError, match="AGENTINFER_CONFIG is no JSON"):
+        make_scheduler(**parts)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (r"\bget_spec_decode_method\b", "make_proposer", "get_spec_decode_method is not there"),
+        (
+            r"\bget_spec_decode_method\(method, ",
+            "get_spec_decode_method(method, hint, ",
+            "get_spec_decode_method takes (method, hint, vllm_config, device, runner) instead of "
+            "(method, vllm_config, device, runner)",
+        ),
+        (r"\bAscendSuffixDecodingProposer\b", "AscendSuffix", "AscendSuffixDecodingProposer is not there"),
+    ],
+    ids=["function renamed", "function changed", "class renamed"],
+)
+def test_what_is_not_as_known_ends_the_start_with_a_sentence(
+    worker: Any, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    code, log = in_child(lambda: start_changed(old, new), log=tmp_path / "log")
+    assert code == 1
+    told = explain_exit(log.splitlines(), code=1, model="m", port=1)
+    assert told.endswith(
+        f"Its last words: AgentSAM does not fit this vllm-ascend ({ASCEND}): "
+        f"vllm_ascend.worker.model_runner_v1.{said}; it fits vllm-ascend {', '.join(KNOWN_VERSIONS)}; "
+        "start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
+    )
+    assert "AttributeError" not in log
+
+
+def start_changed(old: str, new: str) -> None:
+    """Start Ascend's worker again, with its sources changed."""
+    sys.meta_path.insert(0, ascend_stubs.ChangedSources("vllm_ascend", old, new))
+    for name in RELOADED:
+        del sys.modules[name]
+    importlib.import_module("vllm_ascend.worker.worker")
+    ascend_stubs.start_worker(EXTENSION_CLASS)
+
+
+def in_child(act: Callable[[], None], *, log: Path) -> tuple[int, str]:
+    """Do something in a copy of this process, and return its exit code and what it said."""
+    child = os.fork()
+    if child == 0:
+        with log.open("w") as stream:
+            try:
+                act()
+            except BaseException:
+                traceback.print_exc(file=stream)
+                stream.flush()
+                os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), log.read_text()
 
 
 def new_request(name: str, prompt: list[int]) -> SimpleNamespace:
@@ -283,6 +439,7 @@ def step(scheduled: dict[str, int], begin: list[SimpleNamespace]) -> SimpleNames
         scheduled_cached_reqs=SimpleNamespace(resumed_req_ids=set()),
         num_scheduled_tokens=scheduled,
         scheduled_spec_decode_tokens={},
+        num_spec_tokens_to_schedule=15,
     )
 
 

@@ -6,13 +6,14 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import re
 import sys
 import types
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import MagicMock
 
-__all__ = ("install", "start_worker")
+__all__ = ("ChangedSources", "install", "start_worker")
 
 ALWAYS = ("torch_npu", "acl", "mooncake")
 """Packages of the hardware: never the real ones, even where they are installed."""
@@ -49,6 +50,40 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         """There is nothing to run."""
+
+
+class ChangedSources(importlib.abc.MetaPathFinder):
+    """Loads the modules of a package as if their sources were others.
+
+    Args:
+        package: Name of the package.
+        old: Pattern of what is replaced.
+        new: What it is replaced by.
+    """
+
+    def __init__(self, package: str, old: str, new: str) -> None:
+        self._package, self._old, self._new = package, old, new
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != self._package:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.origin is not None:
+            spec.loader = _ChangedLoader(fullname, spec.origin, self._old, self._new)
+        return spec
+
+
+class _ChangedLoader(importlib.machinery.SourceFileLoader):
+    def __init__(self, fullname: str, path: str, old: str, new: str) -> None:
+        super().__init__(fullname, path)
+        self._old, self._new = old, new
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        source = self.get_data(self.path).decode()
+        code: types.CodeType = self.source_to_code(re.sub(self._old, self._new, source), self.path)
+        return code
 
 
 def install() -> None:

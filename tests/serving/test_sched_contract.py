@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +75,10 @@ def _vllm() -> Iterator[None]:
         make_drive("vllm", draft_tokens=DRAFT_TOKENS)
         make_drive("default").scheduler.shutdown()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agentinfer_lg.serving.sched.scheduler.SchedMetrics", lambda read: None)
+        patch.setattr(
+            "agentinfer_lg.serving.sched.scheduler.SchedMetrics",
+            lambda read: SimpleNamespace(close=lambda: None),
+        )
         yield
 
 

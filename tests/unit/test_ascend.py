@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from agentinfer_lg.errors import EngineError, UserInputError
 from agentinfer_lg.serving.ascend.conflicts import check_scheduler, scheduler_conflict
+from agentinfer_lg.serving.ascend.devices import npus, visible_npus
 from agentinfer_lg.serving.ascend.patches import patch_runner, patch_worker
 from agentinfer_lg.serving.ascend.spec_decode_method import patch_spec_decode_method
+from agentinfer_lg.serving.ascend.symbols import KNOWN_VERSIONS
 from agentinfer_lg.serving.command import ServeOptions, build_command, part_notes
 from agentinfer_lg.serving.machine import Machine
 from agentinfer_lg.serving.sam.binding import note_proposer
@@ -119,6 +122,67 @@ class TestStart:
             assert f'"num_speculative_tokens": {most}' in " ".join(command)
 
 
+class TestDevices:
+    def test_are_the_numbered_files(self, tmp_path: Path) -> None:
+        for name in ("davinci10", "davinci2", "davinci_manager", "davinci3x", "hisi_hdc"):
+            (tmp_path / name).touch()
+        assert npus(tmp_path) == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("listed", "present", "visible"),
+        [("", 0, None), ("", 8, 8), ("1,2", 8, 2), ("0, 1,2", 0, 3), ("0,1,2", 2, 2), (",", 4, 4)],
+    )
+    def test_visible_are_those_that_the_variable_names(
+        self, listed: str, present: int, visible: int | None
+    ) -> None:
+        assert visible_npus({"ASCEND_RT_VISIBLE_DEVICES": listed}, present=present) == visible
+
+    @pytest.mark.parametrize(
+        ("extra", "listed", "why"),
+        [
+            (
+                ("--tensor-parallel-size", "4"),
+                "1,2",
+                "--tensor-parallel-size 4 wants 4 NPUs, but 2 can be used (ASCEND_RT_VISIBLE_DEVICES=1,2): give at most 2, ",
+            ),
+            (
+                ("-tp=16",),
+                "",
+                "-tp 16 wants 16 NPUs, but 8 can be used (all of this machine): give at most 8, ",
+            ),
+        ],
+    )
+    def test_too_few_end_the_start_with_a_sentence(
+        self, extra: tuple[str, ...], listed: str, why: str
+    ) -> None:
+        machine = Machine(python="p", npus=8, environ={"ASCEND_RT_VISIBLE_DEVICES": listed})
+        with pytest.raises(UserInputError) as error:
+            build_command(ServeOptions(model="m", extra_args=extra), device="npu", machine=machine)
+        assert str(error.value).startswith(why)
+        build_command(ServeOptions(model="m", extra_args=extra), device="cuda", machine=machine)
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            ("--tensor-parallel-size", "8"),
+            ("--tensor-parallel-size=16", "--nnodes", "2"),
+            ("--tensor-parallel-size=16", "--distributed-executor-backend", "ray"),
+            ("-tp", "x"),
+        ],
+    )
+    def test_enough_or_others_of_which_nothing_is_known_are_passed_on(self, extra: tuple[str, ...]) -> None:
+        machine = Machine(python="p", npus=8)
+        command, _ = build_command(ServeOptions(model="m", extra_args=extra), device="npu", machine=machine)
+        assert tuple(command[-len(extra) :]) == extra
+
+    def test_nothing_of_vllm_ascends_own_choices_is_overridden(self, tmp_path: Path) -> None:
+        (tmp_path / "quant_model_description.json").write_text("{}")
+        options = ServeOptions(model=str(tmp_path))
+        command, variables = build_command(options, device="npu", machine=Machine(python="p", npus=8))
+        assert not {"--quantization", "--block-size", "--tensor-parallel-size"} & set(command)
+        assert set(variables) == {"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE"}
+
+
 class SuffixProposer:
     """Ascend's class, which needs a package that is not there."""
 
@@ -159,6 +223,9 @@ class Proposer:
 
 def get_spec_decode_method(method: str, vllm_config: object, device: object, runner: object) -> str:
     """Ascend's function."""
+    if method != "ngram":
+        msg = f"Unknown speculative decoding method: {method}"
+        raise ValueError(msg)
     return f"Ascend's {method}"
 
 
@@ -214,7 +281,33 @@ class TestProposer:
         patch_worker()
         assert module.get_spec_decode_method("ngram", None, "npu", None) == "Ascend's ngram"
         stranger = SimpleNamespace(_agentinfer_proposer=object())
-        assert module.get_spec_decode_method("custom_class", None, "npu", stranger) == "Ascend's custom_class"
+        with pytest.raises(ValueError, match="Unknown speculative decoding method: custom_class"):
+            module.get_spec_decode_method("custom_class", None, "npu", stranger)
+        with pytest.raises(ValueError, match="Unknown speculative decoding method: nonsense"):
+            module.get_spec_decode_method("nonsense", None, "npu", stranger)
+
+    def test_ascends_own_counts_where_it_takes_ours(self, module: Any) -> None:
+        def takes_it(method: str, vllm_config: object, device: object, runner: object) -> str:
+            return f"Ascend's {method}"
+
+        module.get_spec_decode_method = takes_it
+        patch_worker()
+        runner = SimpleNamespace()
+        note_proposer(runner, Proposer())
+        found = module.get_spec_decode_method("custom_class", None, "npu", runner)
+        assert found == "Ascend's custom_class"
+
+    def test_what_goes_wrong_in_ascends_own_is_not_hidden(self, module: Any) -> None:
+        def fails(method: str, vllm_config: object, device: object, runner: object) -> str:
+            msg = "block size 7 is not supported"
+            raise ValueError(msg)
+
+        module.get_spec_decode_method = fails
+        patch_worker()
+        runner = SimpleNamespace()
+        note_proposer(runner, Proposer())
+        with pytest.raises(ValueError, match="block size 7"):
+            module.get_spec_decode_method("custom_class", None, "npu", runner)
 
     def test_is_put_in_once(self, module: Any) -> None:
         patch_worker()
@@ -266,6 +359,6 @@ class TestUnknownVersion:
         assert said in text
         assert text.startswith("AgentSAM does not fit this vllm-ascend (")
         assert text.endswith(
-            "; it fits vllm-ascend 0.23.0 and 0.23.0.post1; start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
+            f"; it fits vllm-ascend {', '.join(KNOWN_VERSIONS)}; start without AgentSAM: --no-sam, or AGENTINFER_SAM=0"
         )
         assert "\n" not in text

@@ -239,6 +239,15 @@ class TestFilling:
         assert config["speculative_config"]["num_speculative_tokens"] == 15
         assert config["worker_extension_cls"] == EXTENSION_CLASS
 
+    def test_settings_stay_in_the_variable(
+        self, arguments: type[Arguments], on_ascend: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AGENTINFER_CONFIG", '{"sched": {"gain": 2}, "sam": {"max_draft": 4}}')
+        config = arguments(additional_config={"x": 1}).create_engine_config()
+        assert config["additional_config"] == {"x": 1}
+        assert config["scheduler_cls"] == SCHEDULER_CLASS
+        assert config["speculative_config"]["num_speculative_tokens"] == 4
+
     def test_a_scheduler_of_ascend_switches_ours_off(
         self, arguments: type[Arguments], on_ascend: None, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -21,13 +21,8 @@ with_matplotlib = pytest.mark.skipif(
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """vLLM's dependencies warn of each other, which is not ours to mend. Figures are not published."""
-    if importlib.util.find_spec("vllm") is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import agentinfer_lg.serving.sched.scheduler as module
-        monkeypatch.setattr(module, "SchedMetrics", lambda read: None)
+def quiet() -> Iterator[None]:
+    """vLLM's dependencies warn of each other, which is not ours to mend."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

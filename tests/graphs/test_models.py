@@ -131,6 +131,17 @@ async def test_a_wrong_number_of_ranks_is_told(server: FakeOpenAI) -> None:
         await _call(tier, hints=SessionHints(session_id=high))
 
 
+async def test_half_an_answer_of_a_dying_server_is_not_taken_for_one() -> None:
+    halves = [Reply(text="The light was lit in", finish_reason="abort")] * 2
+    answers = iter([*halves, Reply(text="whole"), *halves])
+    with FakeOpenAI(lambda request, index: next(answers)) as server:
+        tier = _tier(server, max_retries=2)
+        assert (await _call(tier)).text == "whole"
+        assert len(server.chats) == 3
+        with pytest.raises(EndpointError, match="small model at .* broke off its answer"):
+            await _call(_tier(server, max_retries=1))
+
+
 async def test_headers_of_a_given_model_stay(server: FakeOpenAI) -> None:
     model = ChatOpenAI(
         base_url=server.url,

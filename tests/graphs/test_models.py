@@ -138,7 +138,7 @@ async def test_half_an_answer_of_a_dying_server_is_not_taken_for_one() -> None:
         tier = _tier(server, max_retries=2)
         assert (await _call(tier)).text == "whole"
         assert len(server.chats) == 3
-        with pytest.raises(EndpointError, match="small model at .* broke off its answer"):
+        with pytest.raises(EndpointError, match=r"small model at .* broke off its answer"):
             await _call(_tier(server, max_retries=1))
 
 

@@ -34,8 +34,8 @@ _JSON = dict[str, Any]  # Any: JSON of a foreign server; every access below chec
 _LISTED_NAMES = 5
 """Most model names put into one message."""
 
-_ENGINE_LABEL = re.compile(r'^vllm:num_requests_running\{(?:[^}]*,)?engine="(\d+)"', re.MULTILINE)
-"""At `/metrics`, in a series that every version has."""
+_ENGINE_LABEL = re.compile(r'^vllm:prompt_tokens_total\{(?:[^}]*,)?engine="(\d+)"', re.MULTILINE)
+"""At `/metrics`, in a series that every version has, and has from the start: gauges show after the first request only."""
 
 _LONG_PROMPT = "The quick brown fox jumps over the lazy dog near the quiet river bank. " * 24 + "\nSay hello."
 """Nearly 400 tokens: more than two blocks of 128 (vLLM on a CPU), so a repeat can hit the prefix cache."""

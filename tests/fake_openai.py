@@ -890,10 +890,10 @@ class FakeOpenAI(_Loopback):
         """What `/metrics` says of the data-parallel ranks."""
         name = self.models[0]
         lines = [
-            f'vllm:num_requests_running{{engine="{rank}",model_name="{name}"}} 0.0'
+            f'vllm:prompt_tokens_total{{engine="{rank}",model_name="{name}"}} 0.0'
             for rank in range(self.ranks)
         ]
-        return "\n".join(["# TYPE vllm:num_requests_running gauge", *lines, ""])
+        return "\n".join(["# TYPE vllm:prompt_tokens_total counter", *lines, ""])
 
     def card(self, name: str) -> dict[str, Any]:
         """Entry of /v1/models."""

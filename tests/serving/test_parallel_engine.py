@@ -30,8 +30,8 @@ from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.settings import EndpointSettings
 
 CONTEXT, SEATS, BLOCK = 256, 8, 32
-BLOCKS = 24
-"""KV cache of each engine: four requests of 8 blocks, which are all let in as they begin, do not fit in the end."""
+BLOCKS, CROWDED = 14, 150
+"""KV cache of each engine, of which 13 blocks are for requests. Three that have written so much want 15."""
 SESSIONS, TURNS = 6, 3
 TOOL = "Observation: flight HAT{number} from JFK to SEA departs 06:00, price 152 USD, seats 12.\n"
 
@@ -125,10 +125,18 @@ def turns(client: Client, session: str) -> list[Any]:
 
 
 def crowd(client: Client, session: str) -> Any:
-    """Four requests at once of which some are preempted, however fast each of them is: each begins small and grows."""
+    """Requests of which some are preempted, however fast each of them is.
+
+    Those of one prompt write the same, so they grow together, and three of them are larger than the cache. Each begins
+    small, and nothing is kept for others, so that all of them are let in at once.
+    """
     httpx.post(f"{client.root}/reset_prefix_cache", timeout=60, trust_env=False).raise_for_status()
-    prompts = ["one two three four, one two three four, one", "The flight leaves at six. The flight"] * 2
-    return client.complete(session, prompts, tokens=CONTEXT - 32)
+    prompts = ["one two three four, one two three four, one", "The flight leaves at six. The flight"] * 3
+    return client.complete(session, prompts, tokens=CROWDED)
+
+
+def session_of(rank: int, ranks: int) -> str:
+    return next(name for name in map(str, range(99)) if session_rank(name, ranks) == rank)
 
 
 def outcome(answer: Mapping[str, Any]) -> list[tuple[list[int], str]]:
@@ -140,13 +148,13 @@ class Asked:
     """What one server answered, and what it published after the turns and at the end."""
 
     turns: dict[str, list[Any]]
-    crowds: dict[str, Any]
+    crowds: list[Any]
+    """The same one for each engine."""
     after_turns: dict[tuple[str, Engine], float]
     metrics: dict[tuple[str, Engine], float]
 
     def outcomes(self) -> dict[str, list[Any]]:
-        told = {name: [*map(outcome, answers)] for name, answers in self.turns.items()}
-        return told | {f"crowd of {name}": outcome(answer) for name, answer in self.crowds.items()}
+        return {name: [*map(outcome, answers)] for name, answers in self.turns.items()}
 
 
 def asked(client: Client) -> Asked:
@@ -154,10 +162,7 @@ def asked(client: Client) -> Asked:
     with ThreadPoolExecutor(SESSIONS) as pool:
         told = dict(zip(names, pool.map(lambda name: turns(client, name), names), strict=True))
     after = client.metrics()
-    first = {
-        session_rank(name, 2): name for name in reversed(names)
-    }  # a session of each rank, in every layout
-    crowds = {name: crowd(client, name) for name in first.values()}
+    crowds = [crowd(client, session_of(rank, client.ranks)) for rank in range(client.ranks)]
     time.sleep(1.5)  # the figures of our parts are published twice a second
     return Asked(told, crowds, after, client.metrics())
 
@@ -183,6 +188,7 @@ def plain(demo_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def check_same(plain: Asked, found: Asked, *, ranks: int) -> None:
     """Every answer is the same token by token, and preemption and drafts were at work in every engine."""
     assert found.outcomes() == plain.outcomes()
+    assert [*map(outcome, found.crowds)] == [outcome(plain.crowds[0])] * ranks
     for engine in range(ranks):
         assert found.metrics["vllm:num_preemptions_total", engine] > 0
         assert found.metrics["vllm:spec_decode_num_accepted_tokens_total", engine] > 0
@@ -206,7 +212,7 @@ def check_ranks(found: Asked, *, ranks: int) -> None:
 def check_cache_is_where_the_session_is(client: Client) -> None:
     """What a session has in its rank's cache, its next request finds there, and only there."""
     for rank in range(client.ranks):
-        session = next(name for name in map(str, range(99)) if session_rank(name, client.ranks) == rank)
+        session = session_of(rank, client.ranks)
         prompt = f"Session {session} counts: " + "one two three four five six seven eight nine ten " * 4
         client.complete(session, prompt, tokens=1)
         before = client.metrics()

@@ -147,7 +147,7 @@ async def test_headers_of_a_given_model_stay(server: FakeOpenAI) -> None:
         base_url=server.url,
         api_key=SecretStr("none"),
         model="fake-small",
-        default_headers={"X-First": "1"},
+        default_headers={"X-First": "1", "Connection": "close"},
         model_kwargs={"extra_headers": {"X-Second": "2"}},
     )
     await _call(ChatTier("small", EndpointSettings(hints="on"), model=model))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from agentinfer_lg.affinity import affinity_headers
+from agentinfer_lg.affinity import RANK_HEADER, affinity_headers
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.probe import EndpointProfile, probe_endpoint, public_url
@@ -207,7 +207,7 @@ class ChatTier:
                     tool_choice=tool_choice,
                     timeout=timeout,
                 )
-            if self._names_ranks and _rejects(error, "data_parallel_rank"):
+            if RANK_HEADER in options.get("extra_headers", ()) and _rejects(error, "data_parallel_rank"):
                 self._names_ranks = False  # the server was started anew with fewer ranks
                 self._check_ranks_setting()
                 return await self.call(

@@ -24,5 +24,5 @@ def main() -> None:
     serve.cmd(arguments)
 
 
-if __name__ == "__main__":  # also true of nothing that vLLM spawns: its processes import this module anew
+if __name__ == "__main__":  # processes that vLLM spawns import this module anew, under another name
     main()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from agentinfer_lg.affinity import RANK_HEADER, affinity_headers
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.probe import EndpointProfile, probe_endpoint, public_url
@@ -123,6 +124,7 @@ class ChatTier:
         self._profile = profile
         self._lock = asyncio.Lock()
         self._guides = True
+        self._names_ranks = True
         self._has_called_tools = False
         self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
 
@@ -184,7 +186,9 @@ class ChatTier:
         limit = self._endpoint.timeout if timeout is None else min(timeout, self._endpoint.timeout)
         try:
             async with asyncio.timeout(limit):
-                answer = await client.ainvoke(list(messages), **options)
+                answer = await self._answer(client, messages, options)
+        except EndpointError:
+            raise
         except TimeoutError:
             if limit < self._endpoint.timeout:
                 msg = f"The time allowed was over before the {self.tier} model answered."
@@ -203,8 +207,35 @@ class ChatTier:
                     tool_choice=tool_choice,
                     timeout=timeout,
                 )
+            if RANK_HEADER in options.get("extra_headers", ()) and _rejects(error, "data_parallel_rank"):
+                self._names_ranks = False  # the server was started anew with fewer ranks
+                self._check_ranks_setting()
+                return await self.call(
+                    messages,
+                    hints=hints,
+                    max_tokens=max_tokens,
+                    temperature=temperature,
+                    guide=guide,
+                    tools=tools,
+                    tool_choice=tool_choice,
+                    timeout=timeout,
+                )
             return self._failed(error, time.monotonic() - started)
         return self._reply(answer, messages, max_tokens, time.monotonic() - started)
+
+    async def _answer(
+        self, client: BaseChatModel, messages: Sequence[BaseMessage], options: Mapping[str, Any]
+    ) -> BaseMessage:
+        """Return an answer that is whole: vLLM gives out what it has when an engine dies, and says 200."""
+        for _ in range(1 + self._endpoint.max_retries):
+            answer = await client.ainvoke(list(messages), **options)
+            if answer.response_metadata.get("finish_reason") != "abort":
+                return answer
+        msg = (
+            f"The {self.tier} model at {self._where} broke off its answer: the server is being stopped, or an engine of it "
+            "has died. Start it again."
+        )
+        raise EndpointError(msg)
 
     async def _ready(self) -> BaseChatModel:
         """Return the chat model, made on first use (off the event loop: it reads certificates)."""
@@ -230,6 +261,20 @@ class ChatTier:
         return self._speaks_openai and (
             self._endpoint.hints == "on" or (self._endpoint.hints == "auto" and self._is_vllm)
         )
+
+    def _affinity(self, hints: SessionHints) -> dict[str, str]:
+        """Return the headers that keep the session where its cache is."""
+        ranks = self._profile.data_parallel_size if self._profile and self._names_ranks else 1
+        return affinity_headers(hints.session_id, ranks=ranks)
+
+    def _check_ranks_setting(self) -> None:
+        """Tell of a number of ranks that was set and is wrong; one that the server told may be outdated."""
+        if self._endpoint.data_parallel_size > 1:
+            msg = (
+                f"The {self.tier} model at {self._where} has fewer than {self._endpoint.data_parallel_size} data-parallel "
+                f"ranks. Set AGENTINFER_{self.tier.upper()}__DATA_PARALLEL_SIZE to their number, or to 0 to ask the server."
+            )
+            raise EndpointError(msg)
 
     def _fit(self, messages: Sequence[BaseMessage], max_tokens: int) -> int:
         window = self.max_model_len
@@ -268,6 +313,8 @@ class ChatTier:
             body.update(self._constraint(guide))
         if self._sends_hints():
             body["vllm_xargs"] = hints.to_xargs()
+            if headers := self._affinity(hints):
+                options["extra_headers"] = {**_model_headers(self._given), **headers}
         if body:
             # What is bound takes the place of what a given model was made with.
             options["extra_body"] = {**(getattr(self._given, "extra_body", None) or {}), **body}
@@ -359,6 +406,11 @@ def _make_chat_model(endpoint: EndpointSettings, model: str) -> BaseChatModel:
         # one up anew costs nothing beside a model call.
         default_headers={"Connection": "close"},
     )
+
+
+def _model_headers(model: BaseChatModel | None) -> dict[str, str]:
+    """Headers that a given model sends with every request, whose place would be taken by ours."""
+    return dict((getattr(model, "model_kwargs", None) or {}).get("extra_headers") or {})
 
 
 def _no_key() -> str:

@@ -34,6 +34,9 @@ _JSON = dict[str, Any]  # Any: JSON of a foreign server; every access below chec
 _LISTED_NAMES = 5
 """Most model names put into one message."""
 
+_ENGINE_LABEL = re.compile(r'^vllm:prompt_tokens_total\{(?:[^}]*,)?engine="(\d+)"', re.MULTILINE)
+"""At `/metrics`, in a series that every version has, and has from the start: gauges show after the first request only."""
+
 _LONG_PROMPT = "The quick brown fox jumps over the lazy dog near the quiet river bank. " * 24 + "\nSay hello."
 """Nearly 400 tokens: more than two blocks of 128 (vLLM on a CPU), so a repeat can hit the prefix cache."""
 
@@ -53,6 +56,8 @@ class EndpointProfile:
     """Seconds the server took to answer."""
     models: tuple[str, ...] = ()
     """All models the server lists; empty when it lists none."""
+    data_parallel_size: int = 1
+    """Data-parallel ranks that take requests; 1 where the server does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,7 @@ async def probe_endpoint(endpoint: EndpointSettings, *, timeout: float = 10.0) -
         names = tuple(str(entry["id"]) for entry in listed if entry.get("id"))
         vllm = await _is_vllm(client, endpoint, listed)
         model = await _resolve_model(client, endpoint, names, vllm=vllm)
+        ranks = endpoint.data_parallel_size or (await _count_ranks(client, endpoint) if vllm else 1)
     return EndpointProfile(
         base_url=endpoint.base_url,
         model=model,
@@ -122,6 +128,7 @@ async def probe_endpoint(endpoint: EndpointSettings, *, timeout: float = 10.0) -
         max_model_len=_context_length(listed, model),
         latency=latency,
         models=names,
+        data_parallel_size=ranks,
     )
 
 
@@ -259,6 +266,15 @@ async def _is_vllm(client: httpx.AsyncClient, endpoint: EndpointSettings, listed
     except EndpointError:
         return False
     return response.is_success and isinstance(_json(response).get("version"), str)
+
+
+async def _count_ranks(client: httpx.AsyncClient, endpoint: EndpointSettings) -> int:
+    """Return how many engines vLLM has behind its address: each has its own series at `/metrics`."""
+    try:
+        response = await _send(client, endpoint, "GET", _root(endpoint) + "/metrics")
+    except EndpointError:
+        return 1
+    return max(1, len(set(_ENGINE_LABEL.findall(response.text)))) if response.is_success else 1
 
 
 async def _resolve_model(

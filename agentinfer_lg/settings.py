@@ -33,6 +33,8 @@ class EndpointSettings(BaseModel):
     """Empty: no key is sent that would mean anything."""
     hints: Literal["auto", "on", "off"] = "auto"
     """Whether session hints (`agentinfer_lg.hints`) are sent; `auto`: only to vLLM."""
+    data_parallel_size: int = Field(default=0, ge=0)
+    """Data-parallel ranks of a vLLM server, to keep each session on one of them; 0: as the server says, 1: vLLM chooses."""
     tool_calling: Literal["auto", "native", "json"] = "auto"
     """Server-side tool calling, or one constrained JSON action per step; `auto`: try, then fall back."""
     timeout: float = Field(default=600.0, gt=0)

@@ -35,6 +35,10 @@ _OPENMP = ("libiomp", "libomp", "libgomp")
 """Names of OpenMP libraries."""
 _REMOTE_FLAGS = frozenset({"tokenizer", "hf-config-path", "speculative-config", "lora-modules"})
 """Flags that may name a model on the hub although the served model is a local folder."""
+_SEVERAL_SERVERS = frozenset({"api-server-count", "asc"})
+"""Flags that only the command `vllm serve` follows."""
+_RANKS = ("data-parallel-size-local", "dpl", "data-parallel-size", "dp")
+"""Flags that say how many data-parallel ranks this machine has, the first one that is given counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,8 @@ class ServeOptions:
     max_model_len: int | None = None
     """Longest context in tokens."""
     kv_cache_gib: float | None = None
-    """KV cache in GiB. On a CPU rounded up to whole ones, and by default a quarter of the free memory."""
+    """KV cache in GiB of each data-parallel rank. On a CPU rounded up to whole ones, and by default a quarter of the free
+    memory, divided among the ranks."""
     block_size: int | None = None
     """Tokens of one KV cache block."""
     max_num_seqs: int | None = None
@@ -183,6 +188,8 @@ def _settings(options: ServeOptions, parts: Mapping[str, PartFlags], *, device: 
 
 
 def _entry_point(options: ServeOptions, *, device: Device, given: frozenset[str]) -> list[str]:
+    if device == "cpu" and given & _SEVERAL_SERVERS:
+        return ["agentinfer_lg.serving.vllm_serve", *([] if "model" in given else [options.model])]
     if (
         device == "cpu"
     ):  # the `vllm` command of the CPU wheel looks up its version under a name that is not there
@@ -241,7 +248,9 @@ def _environment(
         chosen["AGENTINFER"] = "0"  # the command line says it all; the plugin would switch parts on again
     if device == "cpu":
         defaults["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # by default one core stays idle
-        defaults["VLLM_CPU_KVCACHE_SPACE"] = str(_default_kv_gib(machine.memory_gib))
+        defaults["VLLM_CPU_KVCACHE_SPACE"] = str(
+            _default_kv_gib(machine.memory_gib, ranks=_local_ranks(options))
+        )
         if options.kv_cache_gib is not None:
             chosen["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(options.kv_cache_gib))
         if given & {"kv-cache-memory-bytes"}:
@@ -254,8 +263,14 @@ def _environment(
     return {name: value for name, value in defaults.items() if name not in machine.environ} | chosen
 
 
-def _default_kv_gib(memory_gib: float) -> int:
-    return max(1, min(32, int(memory_gib / 4)))
+def _default_kv_gib(memory_gib: float, *, ranks: int) -> int:
+    return max(1, min(32, int(memory_gib / 4 / ranks)))
+
+
+def _local_ranks(options: ServeOptions) -> int:
+    """Data-parallel ranks on this machine, each of which has a cache of that size."""
+    values = (_flag_value(options.extra_args, name) for name in _RANKS)
+    return max(1, next((int(value) for value in values if value and value.isdecimal()), 1))
 
 
 def _flag_names(arguments: Sequence[str]) -> frozenset[str]:
@@ -272,7 +287,7 @@ def _flag_value(arguments: Sequence[str], name: str) -> str | None:
     value = None
     for index, argument in enumerate(arguments):
         flag, _, attached = argument.partition("=")
-        if flag.startswith("--") and flag[2:].replace("_", "-") == name:
+        if flag.startswith("-") and flag.lstrip("-").replace("_", "-") == name:
             following = arguments[index + 1] if index + 1 < len(arguments) else None
             value = attached or following
     return value

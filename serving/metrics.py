@@ -2,7 +2,8 @@
 
 vLLM's server collects what every process of the engine writes below `PROMETHEUS_MULTIPROC_DIR`, which must be set before
 the processes start (`agentinfer serve` does). Without that variable the figures stay in the process, and without the
-package `prometheus_client` nothing happens at all.
+package `prometheus_client` nothing happens at all. As with vLLM's own figures, the label `engine` is the rank of the
+engine in data parallel.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ("EngineMetrics", "Series", "SeriesTable")
+__all__ = ("EngineMetrics", "Series", "SeriesTable", "name_engine")
 
 _log = logging.getLogger(__name__)
 
 _SECONDS = 0.5
 """Time between two updates."""
+
+
+_engine = "0"
+"""Whose figures these are: a process belongs to one engine, and has one registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,11 @@ class Series:
     text: str
     """What it is, as a sentence."""
     label: str = ""
-    """Name of the label, if there is one."""
+    """Name of the label, if there is one besides `engine`."""
     shown: tuple[str, ...] = ()
     """Values of the label of a counter that are shown from the start, as 0."""
     processes: Literal["sum", "max", "mostrecent"] = "sum"
-    """What becomes of a gauge that several processes publish; counters are added."""
+    """What becomes of a gauge that several processes of one engine publish; counters are added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,17 @@ class SeriesTable:
     """What the names of the figures begin with at `/metrics`."""
     series: Mapping[str, Series]
     """Name of each figure, without prefix, to what it is."""
+
+
+def name_engine(vllm_config: Any) -> None:  # Any: vLLM's types are not ours
+    """Tell whose figures this process publishes from now on: those of the engine that has this configuration.
+
+    Args:
+        vllm_config: vLLM's configuration in a process of the engine.
+    """
+    global _engine
+    # The index, since vLLM lets each engine of a dense model believe that it is the only one, with rank 0.
+    _engine = str(int(getattr(vllm_config.parallel_config, "data_parallel_index", 0) or 0))
 
 
 class EngineMetrics:
@@ -62,9 +78,11 @@ class EngineMetrics:
         """
         self._table = table
         self._read = read
+        self._engine = _engine
         self._published: dict[str, float] = {}
         self._stop = threading.Event()
         self._collectors = _collectors(table)
+        self._show_zeros()
         self._thread: threading.Thread | None = None
         if self._collectors:
             self._thread = threading.Thread(target=self._run, name=f"{table.prefix}-metrics", daemon=True)
@@ -77,8 +95,7 @@ class EngineMetrics:
             collector = self._collectors.get(name)
             if collector is None:
                 continue
-            if label:
-                collector = collector.labels(label)
+            collector = collector.labels(self._engine, *([label] if label else []))
             if self._table.series[name].kind == "gauge":
                 collector.set(value)
             else:
@@ -93,6 +110,12 @@ class EngineMetrics:
             self._thread = None
             with contextlib.suppress(Exception):
                 self.publish()
+
+    def _show_zeros(self) -> None:
+        for name, collector in self._collectors.items():
+            series = self._table.series[name]
+            for value in series.shown if series.label else ("",):
+                collector.labels(self._engine, *([value] if value else []))
 
     def _run(self) -> None:
         while not self._stop.wait(_SECONDS):
@@ -122,11 +145,9 @@ def _make(table: SeriesTable) -> dict[str, Any]:
 
     made: dict[str, Any] = {}
     for name, series in table.series.items():
-        full, labels = f"{table.prefix}_{name}", [series.label] if series.label else []
+        full, labels = f"{table.prefix}_{name}", ["engine", *([series.label] if series.label else [])]
         if series.kind == "gauge":
             made[name] = Gauge(full, series.text, labels, multiprocess_mode=series.processes)
-            continue
-        made[name] = Counter(full, series.text, labels)
-        for value in series.shown:
-            made[name].labels(value)
+        else:
+            made[name] = Counter(full, series.text, labels)
     return made

@@ -2,7 +2,7 @@
 
 vLLM calls `register`, the entry point `vllm.general_plugins`, in each of its processes. Without `AGENTINFER=1` it does
 nothing. With it, what the user left open in `EngineArgs` gets our scheduler and proposer, if they can work with the
-rest. Whatever goes wrong is said once in the log, and the engine starts without them.
+rest. Whatever goes wrong until the configuration is made is said once in the log, and the engine starts without them.
 
 Variables: `AGENTINFER_SAM=0` and `AGENTINFER_SCHED=0` leave one part out; `AGENTINFER_CONFIG` has settings, as in
 `{"sched": {"max_wait_seconds": 30}, "sam": {"memory": "off"}}`. They are checked here, and become part of the

@@ -626,7 +626,9 @@ class _ChatHandler(_Handler):
     def do_GET(self) -> None:
         owner = self._owner()
         if self.path == "/_requests":
-            self.send_json(200, [{"path": r.path, "body": r.body} for r in owner.requests])
+            self.send_json(
+                200, [{"path": r.path, "body": r.body, "headers": r.headers} for r in owner.requests]
+            )
             return
         recorded = owner.record("GET", self.path, {}, self.headers)
         if owner.dead:
@@ -635,6 +637,8 @@ class _ChatHandler(_Handler):
             self.send(200, b"", "text/plain")
         elif self.path == "/version":
             self.send_json(200, {"version": owner.version})
+        elif self.path == "/metrics" and owner.owned_by == "vllm":
+            self.send(200, owner.series().encode(), "text/plain")
         elif self.path != "/v1/models":
             self.send_json(404, {"detail": "Not Found"})
         elif not recorded.authorized:
@@ -684,6 +688,10 @@ class _ChatHandler(_Handler):
             return
         if recorded.model not in owner.models:
             self._error(404, f"The model `{recorded.model}` does not exist.", "model_not_found")
+            return
+        if (rank := int(recorded.headers.get("x-data-parallel-rank", 0))) >= owner.ranks:
+            message = f"data_parallel_rank {rank} is out of range [0, {owner.ranks})."
+            self._error(400, message, "invalid_request")
             return
         refused = sorted(owner.faults.rejects & {key for key, value in body.items() if value is not None})
         if refused:
@@ -797,6 +805,7 @@ class FakeOpenAI(_Loopback):
         models: Sequence[str] = ("fake-small", "fake-large"),
         owned_by: str = "vllm",
         max_model_len: int = 131_072,
+        ranks: int = 1,
         version: str = "0.32.0",
         faults: Faults | None = None,
         port: int = 0,
@@ -809,6 +818,8 @@ class FakeOpenAI(_Loopback):
         self.models = tuple(models)
         self.owned_by = owned_by
         self.max_model_len = max_model_len
+        self.ranks = ranks
+        """Data-parallel ranks, as vLLM shows and checks them."""
         self.version = version
         self.faults = faults or Faults()
         self.requests: list[Recorded] = []
@@ -874,6 +885,15 @@ class FakeOpenAI(_Loopback):
     def reply(self, recorded: Recorded) -> Reply:
         """Ask the script."""
         return _as_reply(self._script(recorded.body, recorded.index))
+
+    def series(self) -> str:
+        """What `/metrics` says of the data-parallel ranks."""
+        name = self.models[0]
+        lines = [
+            f'vllm:prompt_tokens_total{{engine="{rank}",model_name="{name}"}} 0.0'
+            for rank in range(self.ranks)
+        ]
+        return "\n".join(["# TYPE vllm:prompt_tokens_total counter", *lines, ""])
 
     def card(self, name: str) -> dict[str, Any]:
         """Entry of /v1/models."""

@@ -34,7 +34,7 @@ from agentinfer_lg.context import CompressionMode
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.middleware.distiller import Distiller
 from agentinfer_lg.middleware.recall import number_of, result_ids, with_recalled
-from agentinfer_lg.middleware.requests import CallRole, base_url, extended, limited
+from agentinfer_lg.middleware.requests import CallRole, base_url, hinted, limited
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import text_of
 from agentinfer_lg.nodes.distill import distil
@@ -141,7 +141,7 @@ class Boundary:
         if not await self._shared.servers.wants_hints(request.model, self._knobs.hints):
             return request
         hints = SessionHints(session_id=self._session, turn=self._turn, role=role, supersedes=self._swapped)
-        return extended(request, {"vllm_xargs": hints.to_xargs()})
+        return hinted(request, hints, await self._shared.servers.profile(request.model))
 
     def _view(self, messages: Sequence[AnyMessage], swap: Swap | None) -> list[AnyMessage]:
         def stub(numbers: list[int]) -> str:
@@ -378,7 +378,7 @@ class Boundary:
         request = self._request.override(messages=self._view(self._request.messages, swap))
         if await self._shared.servers.wants_hints(request.model, self._knobs.hints):
             hints = SessionHints(session_id=self._session, turn=self._turn, role="prewarm", output_tokens=1)
-            request = extended(request, {"vllm_xargs": hints.to_xargs()})
+            request = hinted(request, hints, await self._shared.servers.profile(request.model))
         try:
             async with asyncio.timeout(self._knobs.distill_seconds):
                 await self._call(limited(request, 1))

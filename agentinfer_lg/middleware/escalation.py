@@ -25,7 +25,7 @@ from langgraph.types import Command
 from agentinfer_lg.context import CollabBudget, CollabPolicy
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.middleware.background import BACKGROUND
-from agentinfer_lg.middleware.requests import as_role, call_role, extended, limited, speaks_openai
+from agentinfer_lg.middleware.requests import as_role, call_role, extended, hinted, limited, speaks_openai
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import SessionState, new_session, text_of
 from agentinfer_lg.nodes.collab import (
@@ -217,7 +217,7 @@ class EscalationMiddleware(AgentMiddleware):
             request = await self._as_check(request)
         if await self._servers.wants_hints(model, self._hints):
             hints = SessionHints(session_id=step.session, turn=step.turn, role=role)  # type: ignore[arg-type]  # a CallRole is one
-            request = extended(request, {"vllm_xargs": hints.to_xargs()})
+            request = hinted(request, hints, await self._servers.profile(model))
         return request
 
     async def _as_check(self, request: ModelRequest[Any]) -> ModelRequest[Any]:

@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 from langchain.agents.middleware.types import ModelRequest
 from langchain_core.language_models import BaseChatModel
 
-__all__ = ("CallRole", "as_role", "base_url", "call_role", "extended", "limited", "speaks_openai")
+from agentinfer_lg.affinity import affinity_headers
+from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.probe import EndpointProfile
+
+__all__ = ("CallRole", "as_role", "base_url", "call_role", "extended", "hinted", "limited", "speaks_openai")
 
 CallRole = Literal["think", "progress", "prewarm"]
 """A step of the agent; the question after its progress; a call whose answer nobody reads."""
@@ -60,6 +64,25 @@ def extended(request: ModelRequest[Any], body: Mapping[str, Any]) -> ModelReques
         superseding = max(before.get("agent_supersedes", 0), after.get("agent_supersedes", 0))
         merged["vllm_xargs"] = {**before, **after, "agent_supersedes": superseding}
     return request.override(model_settings={**request.model_settings, "extra_body": merged})
+
+
+def hinted(
+    request: ModelRequest[Any], hints: SessionHints, profile: EndpointProfile | None
+) -> ModelRequest[Any]:
+    """Return the request with session hints, and with the headers that keep the session where its cache is.
+
+    Args:
+        request: The request.
+        hints: The hints.
+        profile: What is known of the server.
+    """
+    request = extended(request, {"vllm_xargs": hints.to_xargs()})
+    headers = affinity_headers(hints.session_id, ranks=profile.data_parallel_size if profile else 1)
+    if not headers or not speaks_openai(request.model):
+        return request
+    known = dict((getattr(request.model, "model_kwargs", None) or {}).get("extra_headers") or {})
+    known |= request.model_settings.get("extra_headers") or {}
+    return request.override(model_settings={**request.model_settings, "extra_headers": {**known, **headers}})
 
 
 def limited(request: ModelRequest[Any], tokens: int) -> ModelRequest[Any]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from agentinfer_lg.errors import EngineError
 from agentinfer_lg.serving.engine_log import join_engine_log
+from agentinfer_lg.serving.metrics import name_engine
 from agentinfer_lg.serving.part_settings import part_settings
 from agentinfer_lg.serving.sam.assembly import drafter_figures, import_drafter, make_drafter
 from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, SamConfig
@@ -51,6 +52,7 @@ class AgentSAMProposer:
             ConfigurationError: Our part of the configuration is wrong.
         """
         join_engine_log()
+        name_engine(vllm_config)
         config = _read_config(vllm_config)
         self._drafter = drafter
         self._tracker: RequestTracker | None = None

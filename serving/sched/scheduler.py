@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from agentinfer_lg.hints import SessionHints, parse_hints
 from agentinfer_lg.serving.ascend.conflicts import check_scheduler
 from agentinfer_lg.serving.engine_log import join_engine_log
+from agentinfer_lg.serving.metrics import name_engine
 from agentinfer_lg.serving.part_settings import part_settings
 from agentinfer_lg.serving.sched.admission import admit, wait_bound
 from agentinfer_lg.serving.sched.cache import BlockCache, CachedContext, common_length
@@ -72,6 +73,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """
         super().__init__(*args, **kwargs)
         join_engine_log()
+        name_engine(self.vllm_config)
         self._config = config = _read_config(self.vllm_config)
         self.clock: Callable[[], float] = time.monotonic
         """Tells the time in seconds; may be replaced."""

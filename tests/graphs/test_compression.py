@@ -34,6 +34,7 @@ from long_session import (
 )
 
 from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
+from agentinfer_lg.affinity import session_rank
 from agentinfer_lg.graphs import deep_research
 from agentinfer_lg.graphs.seeker import seeker_builder
 from agentinfer_lg.prompts import PROMPTS
@@ -219,6 +220,18 @@ async def test_what_several_rounds_brought_meanwhile_is_prefilled_without_waitin
         counted = [call for call in ran.calls("prewarm") if call["turn"] < first["turn"]]
         assert len(counted) == sum(turn < first["turn"] for turn in turns), "each is counted once"
         assert len(counted) >= 3
+
+
+async def test_every_call_of_a_session_goes_to_its_data_parallel_rank(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=16), ranks=8) as server:
+        await run(graph_of(server, docs))
+        chats = list(server.chats)
+    assert {chat.role for chat in chats} >= {"plan", "think", "distill", "prewarm"}
+    for chat in chats:
+        assert chat.headers["x-session-id"] == chat.session
+        assert int(chat.headers["x-data-parallel-rank"]) == session_rank(chat.session, 8)
+    of_seekers = {chat.session for chat in chats if chat.role == "think"}
+    assert {chat.session for chat in chats if chat.role in ("distill", "prewarm")} == of_seekers
 
 
 async def test_the_first_step_after_a_swap_is_cached(docs: Path) -> None:

@@ -27,6 +27,7 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import SecretStr
 
 from agentinfer_lg import ConfigurationError
+from agentinfer_lg.affinity import session_rank
 from agentinfer_lg.middleware import DistillationMiddleware, EscalationMiddleware
 from agentinfer_lg.middleware.background import BACKGROUND
 
@@ -675,6 +676,24 @@ def test_hints_go_to_vllm_or_where_they_are_switched_on(owner: str, hints: Any, 
         for request in server.chats:
             assert ("vllm_xargs" in request.body) is sent
             assert request.body["top_k"] == 5  # what the model was made with stays
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_call_of_a_session_goes_to_its_data_parallel_rank(mode: Mode) -> None:
+    with FakeOpenAI(Agent(6), ranks=8) as server:
+        small = model(server, model_kwargs={"extra_headers": {"X-Kept": "1"}})
+        both = [
+            escalating(server, hints="auto"),
+            distilling(server, compression="barrier", hints="auto"),
+        ]
+        run(create_agent(small, [look_up], middleware=both), ask(), mode)
+        chats = list(server.chats)
+    assert {chat.role for chat in chats} == {"think", "progress", "distill", "prewarm"}
+    assert len({chat.session for chat in chats}) == 1
+    for chat in chats:
+        assert chat.headers["x-session-id"] == chat.session
+        assert int(chat.headers["x-data-parallel-rank"]) == session_rank(chat.session, 8)
+    assert {chat.headers.get("x-kept") for chat in chats if chat.role == "think"} == {"1"}
 
 
 def test_options_out_of_range_are_refused() -> None:

@@ -12,8 +12,10 @@ from fake_openai import FakeOpenAI, Faults, Reply
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatResult
+from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from agentinfer_lg.affinity import session_rank
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError, EndpointError
 from agentinfer_lg.hints import SessionHints, parse_hints
@@ -80,6 +82,77 @@ async def test_hints_are_sent_to_servers_that_understand_them(owned_by: str, hin
     assert ("vllm_xargs" in body) is sent
     if sent:
         assert parse_hints(body["vllm_xargs"]).hints == HINTS
+
+
+@pytest.mark.parametrize(("hints", "sent"), [("auto", True), ("off", False)])
+async def test_the_session_is_named_in_a_header_too(server: FakeOpenAI, hints: str, sent: bool) -> None:
+    await _call(_tier(server, hints=hints))
+    headers = server.chats[-1].headers
+    assert headers.get("x-session-id") == ("abc" if sent else None)
+    assert "x-data-parallel-rank" not in headers  # there is one rank only
+
+
+@pytest.mark.parametrize("size", [0, 4])
+async def test_a_session_keeps_its_rank(size: int) -> None:
+    sessions = [SessionHints(session_id=f"session {number}") for number in range(24)]
+    with FakeOpenAI(lambda request, index: "ok", ranks=4) as server:
+        for _ in range(2):  # another process, as after a crash, finds the same rank
+            tier = _tier(server, data_parallel_size=size)
+            for hints in sessions:
+                await _call(tier, hints=hints)
+        ranks = [int(chat.headers["x-data-parallel-rank"]) for chat in server.chats]
+    assert ranks[:24] == ranks[24:] == [session_rank(hints.session_id, 4) for hints in sessions]
+    assert set(ranks) == {0, 1, 2, 3}
+
+
+async def test_no_rank_is_named_if_vllm_is_to_choose() -> None:
+    with FakeOpenAI(lambda request, index: "ok", ranks=2) as server:
+        await _call(_tier(server, data_parallel_size=1))
+        assert "x-data-parallel-rank" not in server.chats[-1].headers
+        assert server.chats[-1].headers["x-session-id"] == "abc"
+
+
+async def test_a_server_that_was_started_anew_with_fewer_ranks_is_asked_without_one() -> None:
+    high = next(name for name in map(str, range(99)) if session_rank(name, 4) == 3)
+    with FakeOpenAI(lambda request, index: "ok", ranks=4) as server:
+        tier = _tier(server)
+        await _call(tier, hints=SessionHints(session_id=high))
+        server.ranks = 2
+        replies = await asyncio.gather(*(_call(tier, hints=SessionHints(session_id=high)) for _ in range(3)))
+        assert [reply.text for reply in replies] == ["ok"] * 3
+        await _call(tier, hints=SessionHints(session_id=high))
+        assert "x-data-parallel-rank" not in server.chats[-1].headers
+
+
+async def test_a_wrong_number_of_ranks_is_told(server: FakeOpenAI) -> None:
+    high = next(name for name in map(str, range(99)) if session_rank(name, 4) == 3)
+    tier = _tier(server, data_parallel_size=4)
+    with pytest.raises(EndpointError, match=r"fewer than 4 .* AGENTINFER_SMALL__DATA_PARALLEL_SIZE"):
+        await _call(tier, hints=SessionHints(session_id=high))
+
+
+async def test_half_an_answer_of_a_dying_server_is_not_taken_for_one() -> None:
+    halves = [Reply(text="The light was lit in", finish_reason="abort")] * 2
+    answers = iter([*halves, Reply(text="whole"), *halves])
+    with FakeOpenAI(lambda request, index: next(answers)) as server:
+        tier = _tier(server, max_retries=2)
+        assert (await _call(tier)).text == "whole"
+        assert len(server.chats) == 3
+        with pytest.raises(EndpointError, match=r"small model at .* broke off its answer"):
+            await _call(_tier(server, max_retries=1))
+
+
+async def test_headers_of_a_given_model_stay(server: FakeOpenAI) -> None:
+    model = ChatOpenAI(
+        base_url=server.url,
+        api_key=SecretStr("none"),
+        model="fake-small",
+        default_headers={"X-First": "1", "Connection": "close"},
+        model_kwargs={"extra_headers": {"X-Second": "2"}},
+    )
+    await _call(ChatTier("small", EndpointSettings(hints="on"), model=model))
+    headers = server.chats[-1].headers
+    assert [headers[f"x-{name}"] for name in ("first", "second", "session-id")] == ["1", "2", "abc"]
 
 
 async def test_the_request(server: FakeOpenAI) -> None:

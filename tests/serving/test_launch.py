@@ -68,6 +68,36 @@ class TestCommandOnACpu:
         variables = environment_of(ServeOptions(model="m"), machine=Machine(memory_gib=memory))
         assert variables["VLLM_CPU_KVCACHE_SPACE"] == expected
 
+    @pytest.mark.parametrize(
+        ("extra", "expected"),
+        [
+            (("--data-parallel-size", "2"), "4"),
+            (("--data_parallel_size=4",), "2"),
+            (("-dp", "2"), "4"),
+            (("--data-parallel-size", "8", "--data-parallel-size-local", "2"), "4"),
+            (("-dp", "64"), "1"),
+            (("--data-parallel-size", "0"), "8"),  # vLLM says what is wrong with it
+        ],
+    )
+    def test_each_data_parallel_rank_gets_its_share_of_the_memory(
+        self, extra: tuple[str, ...], expected: str
+    ) -> None:
+        machine = Machine(memory_gib=32)
+        assert (
+            environment_of(ServeOptions(model="m", extra_args=extra), machine=machine)[
+                "VLLM_CPU_KVCACHE_SPACE"
+            ]
+            == expected
+        )
+        asked = ServeOptions(model="m", extra_args=extra, kv_cache_gib=3)
+        assert environment_of(asked, machine=machine)["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+    @pytest.mark.parametrize("extra", [("--api-server-count", "2"), ("-asc=2",)])
+    def test_several_api_servers_need_the_subcommand(self, extra: tuple[str, ...]) -> None:
+        command = command_of(ServeOptions(model="owner/model", extra_args=extra))
+        assert command[:4] == ["python", "-m", "agentinfer_lg.serving.vllm_serve", "owner/model"]
+        assert command[-len(extra) :] == list(extra)
+
     def test_kv_cache_is_rounded_up_to_whole_gibibytes(self) -> None:
         assert environment_of(ServeOptions(model="m", kv_cache_gib=1.2))["VLLM_CPU_KVCACHE_SPACE"] == "2"
 

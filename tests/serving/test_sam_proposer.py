@@ -532,6 +532,7 @@ class TestMetrics:
     def value(self, name: str, **labels: str) -> float:
         import prometheus_client
 
+        labels = {"engine": "0", **labels}
         return prometheus_client.REGISTRY.get_sample_value(f"agentinfer_sam_{name}", labels) or 0.0
 
     def test_counters_grow_and_gauges_follow(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +30,28 @@ print(client.generate_latest().decode())
 """
 
 
-def samples(text: str) -> dict[str, float]:
-    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+TWO_RANKS = """
+import os
+import prometheus_client as client
+from prometheus_client import multiprocess
+from types import SimpleNamespace
+from agentinfer_lg.serving.metrics import name_engine
+from agentinfer_lg.serving.sched.series import SchedMetrics
+# vLLM lets each engine of a dense model believe that it is the only one.
+for parallel, price in (({}, 0.25), ({"data_parallel_index": 1, "data_parallel_rank": 0}, 3.0)):
+    if os.fork() == 0:
+        name_engine(SimpleNamespace(parallel_config=SimpleNamespace(**parallel)))
+        SchedMetrics(lambda: {"lambda": price, "waiting": price, "steps": price}).close()
+        os._exit(0)
+    os.wait()
+registry = client.CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+print(client.generate_latest(registry).decode())
+"""
+
+
+def samples(text: str, *, engine: str = "0") -> dict[str, float]:
+    lines = re.findall(rf'^(\w+)\{{engine="{engine}"\}} (\S+)$', text, re.MULTILINE)
     return {name: float(value) for name, value in lines}
 
 
@@ -43,6 +65,22 @@ def test_both_parts_publish_in_one_process() -> None:
     assert (found["agentinfer_sam_ready"], found["agentinfer_sched_lambda"]) == (1, 0.5)
 
 
+def test_engines_of_one_server_keep_their_figures_apart(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_RANKS],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+    )
+    for engine, price in (("0", 0.25), ("1", 3.0)):
+        found = samples(done.stdout, engine=engine)
+        assert found["agentinfer_sched_lambda"] == found["agentinfer_sched_waiting"] == price
+        assert found["agentinfer_sched_steps_total"] == price
+
+
 def test_every_figure_of_the_scheduler_can_be_published() -> None:
     client = pytest.importorskip("prometheus_client")
     figures = {name: float(number) for number, name in enumerate(SCHED.series, 1)}
@@ -50,7 +88,7 @@ def test_every_figure_of_the_scheduler_can_be_published() -> None:
 
     def shown(name: str) -> float:
         full = f"agentinfer_sched_{name}{'_total' if name in counters else ''}"
-        return float(client.REGISTRY.get_sample_value(full) or 0.0)
+        return float(client.REGISTRY.get_sample_value(full, {"engine": "0"}) or 0.0)
 
     metrics = SchedMetrics(lambda: figures)
     before = {name: shown(name) for name in counters}  # other tests count in the same registry

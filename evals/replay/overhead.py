@@ -159,7 +159,7 @@ class _Server:
 
     def _make(self, parts: dict[str, Any]) -> Any:
         if self._ours:
-            from agentinfer_lg.serving.sched.scheduler import make_scheduler
+            from agentinfer_lg.serving.sched.factory import make_scheduler
 
             scheduler = make_scheduler(**parts)
             scheduler.clock = lambda: self._now

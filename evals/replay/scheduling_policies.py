@@ -24,7 +24,7 @@ class Policy:
 
 def agentsched(clock: Callable[[], float], parts: dict[str, Any]) -> Any:  # Any: objects of vLLM
     """Return AgentSched on simulated time."""
-    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+    from agentinfer_lg.serving.sched.factory import make_scheduler
 
     scheduler = make_scheduler(**parts)
     scheduler.clock = clock

@@ -88,7 +88,7 @@ def _configure() -> str:
 
 def _schedule() -> str:
     """Sessions that do not fit into the cache together are served to their ends, with more hits than vLLM alone."""
-    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+    from agentinfer_lg.serving.sched.factory import make_scheduler
 
     theirs, ours = _replay(_plain_scheduler), _replay(make_scheduler)
     errors = ours.figures.get("errors", 0)

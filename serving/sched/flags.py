@@ -12,7 +12,7 @@ from agentinfer_lg.serving.sched.config import SchedConfig
 
 __all__ = ("SCHEDULER_CLASS", "sched_flags", "scheduler_obstacle")
 
-SCHEDULER_CLASS = "agentinfer_lg.serving.sched.scheduler.make_scheduler"
+SCHEDULER_CLASS = "agentinfer_lg.serving.sched.factory.make_scheduler"
 
 _CONFLICTS = {
     "kv-transfer-config": "a connector moves KV caches, which it does not follow",

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from agentinfer_lg.hints import SessionHints, parse_hints
-from agentinfer_lg.serving.ascend.conflicts import check_scheduler
 from agentinfer_lg.serving.engine_log import join_engine_log
 from agentinfer_lg.serving.metrics import name_engine
 from agentinfer_lg.serving.part_settings import part_settings
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ("AgentSchedMixin", "make_scheduler")
+__all__ = ("AgentSchedMixin",)
 
 _log = logging.getLogger(__name__)
 
@@ -524,22 +523,3 @@ def _price_settings(config: SchedConfig) -> PriceSettings:
         smoothing=config.smoothing,
         hysteresis=config.hysteresis,
     )
-
-
-def make_scheduler(**parts: Any) -> Any:
-    """Make the scheduler that fits the engine; the value of vLLM's `--scheduler-cls`.
-
-    Args:
-        parts: Keyword arguments with which vLLM makes its scheduler.
-
-    Raises:
-        ConfigurationError: A setting is wrong.
-        EngineError: An option of vLLM-Ascend chooses another scheduler.
-    """
-    check_scheduler(parts["vllm_config"], os.environ)
-    if parts["vllm_config"].scheduler_config.async_scheduling:
-        from vllm.v1.core.sched.async_scheduler import AsyncScheduler as Base
-    else:
-        from vllm.v1.core.sched.scheduler import Scheduler as Base
-
-    return type("AgentScheduler", (AgentSchedMixin, Base), {})(**parts)

@@ -344,7 +344,7 @@ def test_every_scheduler_of_ascend_is_one_of_the_known(ascend: Any) -> None:
 
 
 def test_our_scheduler_refuses_what_would_change_its_base(ascend: Any, model: Path) -> None:
-    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+    from agentinfer_lg.serving.sched.factory import make_scheduler
 
     config = engine_config(model, enable_balance_scheduling=True)
     assert config.scheduler_config.scheduler_cls == SCHEDULER_CLASS
@@ -355,7 +355,7 @@ def test_our_scheduler_refuses_what_would_change_its_base(ascend: Any, model: Pa
 def test_our_scheduler_stands_on_the_one_that_ascend_has_patched(ascend: Any) -> None:
     from sched_drive import scheduler_parts
 
-    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+    from agentinfer_lg.serving.sched.factory import make_scheduler
 
     parts = scheduler_parts(
         blocks=20,

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import random
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sched_drive import STEP_SECONDS, Grammar, SchedulerDrive
+
+from agentinfer_lg.evals.replay.engine_parts import make_scheduler_parts
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -100,7 +103,7 @@ def vllm_scheduler(**parts: Any) -> Any:
 
 
 def our_scheduler(**parts: Any) -> Any:
-    from agentinfer_lg.serving.sched.scheduler import make_scheduler
+    from agentinfer_lg.serving.sched.factory import make_scheduler
 
     return make_scheduler(**parts)
 
@@ -742,6 +745,23 @@ def test_vllm_goes_on_where_the_scheduler_fails(broken: str, caplog: pytest.LogC
     told = [record for record in caplog.records if record.exc_text]
     assert len(told) == 1
     assert_nothing_held(drive)
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("broken", ["import", "constructor"])
+def test_vllm_schedules_alone_where_ours_cannot_be_made(
+    broken: str, overlap: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "agentinfer_lg.serving.sched.scheduler"
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, name, None)
+    else:
+        monkeypatch.setattr(f"{name}.BlockCache", lambda manager, block_size: manager.of_another_version)
+    size = {"blocks": 40, "block_size": 4, "max_model_len": 128, "step_tokens": 32, "max_seqs": 4}
+    parts = make_scheduler_parts(**size, asynchronous=overlap)
+    assert type(our_scheduler(**parts)) is type(vllm_scheduler(**parts))
+    (told,) = [record for record in caplog.records if "AgentSched cannot start" in record.message]
+    assert told.exc_text
 
 
 @pytest.mark.parametrize("xargs", [None, {}, {"other": [1]}])

@@ -5,7 +5,7 @@ VENV   ?= .venv
 DOCS   ?= examples/corpus
 Q      ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
@@ -19,7 +19,7 @@ MODEL  := $(VENV)/.ready-model
 help:
 	@echo 'make demo       research a question over $(DOCS) with a small real model'
 	@echo '                other questions and documents: make demo Q="..." DOCS=folder'
-	@echo 'make test       all checks and tests; those without an engine in WORKERS=2 processes'
+	@echo 'make test       all checks and tests; those without an engine in WORKERS=3 processes'
 	@echo 'make test-slow  also the tests that take minutes'
 	@echo 'make test-versions  the contract with every supported version of vLLM'
 	@echo 'make lint       ruff and mypy only'

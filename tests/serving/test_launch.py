@@ -497,6 +497,7 @@ class TestRealEngine:
         text = httpx.get(engine.base_url.removesuffix("/v1") + "/metrics", timeout=60).text
         assert re.search(r"^vllm:prompt_tokens_total\{.*\} [1-9]", text, re.MULTILINE)
 
+    @pytest.mark.slow
     def test_a_context_larger_than_the_cache_is_explained(
         self, demo_model_folder: Path, tmp_path: Path
     ) -> None:

@@ -297,7 +297,7 @@ def kill(client: Client) -> None:
 
 @pytest.fixture(scope="module")
 def comparison(demo_model_folder: Path, folder: Path, rpc: None) -> Comparison:
-    return compared(demo_model_folder, folder, number=30, draws=800)
+    return compared(demo_model_folder, folder, number=30, draws=600)
 
 
 def check_lossless(comparison: Comparison) -> None:

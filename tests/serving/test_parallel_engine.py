@@ -249,6 +249,7 @@ async def compare(plain: Asked, model: Path, folder: Path, *, ranks: int, flags:
         wait_until(lambda: set(found.turns) <= stored_sessions(folder / "memory"))
 
 
+@pytest.mark.slow  # `test_sam_engine.py` has two as well
 async def test_two_api_servers(
     plain: Asked, demo_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,8 +90,10 @@ class Client:
 
 
 @contextmanager
-def serving(model: Path, log: Path, *, sam: SamConfig | None, blocks: int = BLOCKS) -> Iterator[Client]:
-    extra = ("--dtype", "float32", "--num-gpu-blocks-override", str(blocks))
+def serving(model: Path, log: Path, *, sam: SamConfig | None, api_servers: int = 1) -> Iterator[Client]:
+    extra = ("--dtype", "float32", "--num-gpu-blocks-override", str(BLOCKS))
+    if api_servers > 1:
+        extra += ("--api-server-count", str(api_servers))
     options = ServeOptions(
         model=str(model),
         served_model_name="m",
@@ -269,11 +271,12 @@ class Comparison:
 
 
 def compared(model: Path, folder: Path, *, number: int, draws: int) -> Comparison:
-    """Ask two servers, one after the other; the second is killed as it stands."""
+    """Ask two servers, one after the other; the second, with two processes for requests, is killed as it stands."""
     with serving(model, folder / "plain.log", sam=None) as client:
         plain = asked(client, number=number, seed=0, draws=draws, stats=False)
     memory = folder / "memory"
-    with serving(model, folder / "sam.log", sam=SamConfig(memory=str(memory), marginal_cost=0.01)) as client:
+    config = SamConfig(memory=str(memory), marginal_cost=0.01)
+    with serving(model, folder / "sam.log", sam=config, api_servers=2) as client:
         sam = asked(client, number=number, seed=10**6, draws=draws)
         wait_until(lambda: stored_sessions(memory) > 0)
         kill(client)
@@ -334,6 +337,10 @@ def check_distribution(comparison: Comparison) -> None:
 class TestSameAnswers:
     def test_greedy(self, comparison: Comparison) -> None:
         check_lossless(comparison)
+
+    def test_with_two_processes_for_requests(self, comparison: Comparison, folder: Path) -> None:
+        log = (folder / "sam.log").read_text(encoding="utf-8")
+        assert set(re.findall(r"\((ApiServer_\d+)", log)) == {"ApiServer_0", "ApiServer_1"}
 
     def test_at_the_end_of_the_context(self, comparison: Comparison) -> None:
         pairs = zip(comparison.sam.questions, comparison.sam.answers, strict=True)

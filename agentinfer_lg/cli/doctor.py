@@ -6,38 +6,26 @@ import asyncio
 import platform
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from agentinfer_lg.cli.failures import remember_debug
 from agentinfer_lg.cli.options import load_settings
 from agentinfer_lg.errors import AgentInferError
+from agentinfer_lg.serving.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from agentinfer_lg.probe import Capabilities, EndpointProfile
     from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
-__all__ = ("Diagnosis", "diagnose", "register")
+__all__ = ("diagnose", "register")
 
 _MIN_CONTEXT: Final = 2048
 """Tokens below which a few rounds of search results no longer fit."""
 
 _MIN_FREE_BYTES: Final = 100_000_000
-
-Verdict = Literal["ok", "warn", "FAIL"]
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One line."""
-
-    verdict: Verdict
-    subject: str
-    detail: str
-    """What was seen; for `warn` and `FAIL` also what to do."""
 
 
 def register(app: typer.Typer) -> None:
@@ -77,16 +65,16 @@ async def _print_all(settings: Settings, timeout: float) -> bool:
     console = Console()
     styles = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
     failed = False
-    async for diagnosis in diagnose(settings, timeout=timeout):
-        failed = failed or diagnosis.verdict == "FAIL"
-        line = Text(f"{diagnosis.verdict:<5}", style=styles[diagnosis.verdict])
-        line.append(f"{diagnosis.subject:<24}", style="bold")
-        line.append(plain(diagnosis.detail), style="")
+    async for finding in diagnose(settings, timeout=timeout):
+        failed = failed or finding.verdict == "FAIL"
+        line = Text(f"{finding.verdict:<5}", style=styles[finding.verdict])
+        line.append(f"{finding.subject:<24}", style="bold")
+        line.append(plain(finding.detail), style="")
         console.print(line, soft_wrap=True, highlight=False)
     return failed
 
 
-async def diagnose(settings: Settings, *, timeout: float = 60.0) -> AsyncIterator[Diagnosis]:
+async def diagnose(settings: Settings, *, timeout: float = 60.0) -> AsyncIterator[Finding]:
     """Check everything, yielding each outcome as it is known.
 
     Args:
@@ -94,98 +82,96 @@ async def diagnose(settings: Settings, *, timeout: float = 60.0) -> AsyncIterato
         timeout: Seconds for each completion.
     """
     yield _check_python()
-    async for diagnosis in _check_endpoints(settings, timeout):
-        yield diagnosis
+    async for finding in _check_endpoints(settings, timeout):
+        yield finding
     yield await _check_search(settings)
-    for diagnosis in await _check_home(settings):
-        yield diagnosis
-    for diagnosis in await asyncio.to_thread(_check_engine):
-        yield diagnosis
+    for finding in await _check_home(settings):
+        yield finding
+    for finding in await asyncio.to_thread(_check_engine):
+        yield finding
 
 
-def _check_python() -> Diagnosis:
+def _check_python() -> Finding:
     from agentinfer_lg import __version__
 
-    return Diagnosis("ok", "python", f"Python {platform.python_version()}, agentinfer-lg {__version__}")
+    return Finding("ok", "python", f"Python {platform.python_version()}, agentinfer-lg {__version__}")
 
 
-async def _check_endpoints(settings: Settings, timeout: float) -> AsyncIterator[Diagnosis]:
+async def _check_endpoints(settings: Settings, timeout: float) -> AsyncIterator[Finding]:
     seen: list[tuple[EndpointSettings, Tier, Verdict]] = []
     tiers: tuple[Tier, ...] = ("small", "large")
     for tier in tiers:
         try:
             endpoint = settings.endpoint(tier)
         except AgentInferError as error:
-            yield Diagnosis("FAIL", "endpoints", str(error))
+            yield Finding("FAIL", "endpoints", str(error))
             return
         same = next(((other, verdict) for known, other, verdict in seen if known == endpoint), None)
         if same:
-            yield Diagnosis(same[1], f"{tier} endpoint", f"the same as the {same[0]} tier's")
+            yield Finding(same[1], f"{tier} endpoint", f"the same as the {same[0]} tier's")
             continue
         verdict: Verdict = "ok"
-        async for diagnosis in _check_endpoint(tier, endpoint, timeout):
-            verdict = "FAIL" if diagnosis.verdict == "FAIL" else verdict
-            yield diagnosis
+        async for finding in _check_endpoint(tier, endpoint, timeout):
+            verdict = "FAIL" if finding.verdict == "FAIL" else verdict
+            yield finding
         seen.append((endpoint, tier, verdict))
 
 
-async def _check_endpoint(tier: Tier, endpoint: EndpointSettings, timeout: float) -> AsyncIterator[Diagnosis]:
+async def _check_endpoint(tier: Tier, endpoint: EndpointSettings, timeout: float) -> AsyncIterator[Finding]:
     from agentinfer_lg.probe import probe_capabilities, probe_endpoint, public_url
 
     try:
         profile = await probe_endpoint(endpoint)
     except AgentInferError as error:
-        yield Diagnosis("FAIL", f"{tier} endpoint", str(error))
+        yield Finding("FAIL", f"{tier} endpoint", str(error))
         return
     answered = f"{public_url(profile.base_url)} answered in {profile.latency:.2f} s, serves {profile.model}"
-    yield Diagnosis("ok", f"{tier} endpoint", answered)
+    yield Finding("ok", f"{tier} endpoint", answered)
     yield _check_hints(tier, endpoint, profile)
     yield _check_context(tier, profile)
     capabilities = await probe_capabilities(endpoint, profile, timeout=timeout)
-    for diagnosis in _check_capabilities(tier, endpoint, profile, capabilities):
-        yield diagnosis
+    for finding in _check_capabilities(tier, endpoint, profile, capabilities):
+        yield finding
 
 
-def _check_hints(tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile) -> Diagnosis:
+def _check_hints(tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile) -> Finding:
     subject = f"{tier} hints"
     match endpoint.hints:
         case "off":
-            return Diagnosis("ok", subject, "switched off by AGENTINFER_" + tier.upper() + "__HINTS")
+            return Finding("ok", subject, "switched off by AGENTINFER_" + tier.upper() + "__HINTS")
         case "on" if not profile.vllm:
-            return Diagnosis(
+            return Finding(
                 "warn", subject, "forced on, but the server is not vLLM and may refuse the field; set auto"
             )
         case _ if profile.vllm:
-            return Diagnosis("ok", subject, "the server is vLLM: session hints are sent")
+            return Finding("ok", subject, "the server is vLLM: session hints are sent")
         case _:
-            return Diagnosis("ok", subject, "the server is not vLLM: no session hints are sent")
+            return Finding("ok", subject, "the server is not vLLM: no session hints are sent")
 
 
-def _check_context(tier: Tier, profile: EndpointProfile) -> Diagnosis:
+def _check_context(tier: Tier, profile: EndpointProfile) -> Finding:
     subject, length = f"{tier} context", profile.max_model_len
     if length is None:
-        return Diagnosis("ok", subject, "the server does not tell its context length")
+        return Finding("ok", subject, "the server does not tell its context length")
     if length < _MIN_CONTEXT:
         detail = (
             f"{length:,} tokens; rounds will be cut short, start the server with at least {_MIN_CONTEXT:,}"
         )
-        return Diagnosis("warn", subject, detail)
-    return Diagnosis("ok", subject, f"{length:,} tokens")
+        return Finding("warn", subject, detail)
+    return Finding("ok", subject, f"{length:,} tokens")
 
 
 def _check_capabilities(
     tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile, found: Capabilities
-) -> list[Diagnosis]:
+) -> list[Finding]:
     chat = found.chat
     timed = f"a completion took {chat.seconds:.2f} s, {chat.detail}"
     if not chat.ok:
         return [
-            Diagnosis(
-                "FAIL", f"{tier} completion", f"{chat.detail}. Check the model name and the server's log"
-            )
+            Finding("FAIL", f"{tier} completion", f"{chat.detail}. Check the model name and the server's log")
         ]
     return [
-        Diagnosis("ok", f"{tier} completion", timed),
+        Finding("ok", f"{tier} completion", timed),
         _check_tool_calling(tier, endpoint, found),
         _check_constrained(tier, profile, found),
         _check_cache(tier, profile, found),
@@ -193,49 +179,49 @@ def _check_capabilities(
     ]
 
 
-def _check_tool_calling(tier: Tier, endpoint: EndpointSettings, found: Capabilities) -> Diagnosis:
+def _check_tool_calling(tier: Tier, endpoint: EndpointSettings, found: Capabilities) -> Finding:
     subject, tools = f"{tier} tool calling", found.tool_calling
     if endpoint.tool_calling == "json":
-        return Diagnosis("ok", subject, "one JSON action per step, as set")
+        return Finding("ok", subject, "one JSON action per step, as set")
     if tools.ok:
-        return Diagnosis("ok", subject, tools.detail)
+        return Finding("ok", subject, tools.detail)
     if endpoint.tool_calling == "native":
         detail = f"{tools.detail}; set AGENTINFER_{tier.upper()}__TOOL_CALLING=auto"
-        return Diagnosis("FAIL", subject, detail)
+        return Finding("FAIL", subject, detail)
     detail = (
         f"{tools.detail}; one JSON action per step is used instead. For native calls start vLLM with "
         "--enable-auto-tool-choice --tool-call-parser"
     )
-    return Diagnosis("warn", subject, detail)
+    return Finding("warn", subject, detail)
 
 
-def _check_constrained(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Diagnosis:
+def _check_constrained(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Finding:
     subject, schema, regex = f"{tier} constrained", found.json_schema, found.regex
     if schema.ok and regex.ok:
-        return Diagnosis("ok", subject, "JSON schema and regular expression are obeyed")
+        return Finding("ok", subject, "JSON schema and regular expression are obeyed")
     if schema.ok:
         note = f" ({regex.detail})" if profile.vllm else ""
-        return Diagnosis("ok", subject, f"JSON schema is obeyed, regular expressions are not{note}")
+        return Finding("ok", subject, f"JSON schema is obeyed, regular expressions are not{note}")
     detail = f"JSON schema: {schema.detail}; output is parsed tolerantly instead, which weak models strain"
-    return Diagnosis("warn", subject, detail)
+    return Finding("warn", subject, detail)
 
 
-def _check_cache(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Diagnosis:
+def _check_cache(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Finding:
     subject, cached = f"{tier} prefix cache", found.cached_tokens
     if cached.ok:
-        return Diagnosis("ok", subject, cached.detail)
+        return Finding("ok", subject, cached.detail)
     mend = "start vLLM with --enable-prompt-tokens-details" if profile.vllm else "hits are shown as 0"
-    return Diagnosis("warn", subject, f"{cached.detail}; {mend}")
+    return Finding("warn", subject, f"{cached.detail}; {mend}")
 
 
-def _check_tokenizer(tier: Tier, found: Capabilities) -> Diagnosis:
+def _check_tokenizer(tier: Tier, found: Capabilities) -> Finding:
     subject = f"{tier} tokenizer"
     if found.tokenize.ok:
-        return Diagnosis("ok", subject, found.tokenize.detail)
-    return Diagnosis("ok", subject, f"{found.tokenize.detail}: token counts are estimated before each call")
+        return Finding("ok", subject, found.tokenize.detail)
+    return Finding("ok", subject, f"{found.tokenize.detail}: token counts are estimated before each call")
 
 
-async def _check_search(settings: Settings) -> Diagnosis:
+async def _check_search(settings: Settings) -> Finding:
     if settings.docs is not None:
         return await _check_docs(settings.docs)
     if settings.tavily_api_key.get_secret_value().strip():
@@ -243,63 +229,60 @@ async def _check_search(settings: Settings) -> Diagnosis:
     detail = (
         "nothing to search. Pass --docs FOLDER (or set AGENTINFER_DOCS), or set TAVILY_API_KEY for the web"
     )
-    return Diagnosis("FAIL", "search", detail)
+    return Finding("FAIL", "search", detail)
 
 
-async def _check_docs(folder: Path) -> Diagnosis:
+async def _check_docs(folder: Path) -> Finding:
     from agentinfer_lg.tools import LocalFolder
 
     local = LocalFolder(folder)
     try:
         documents = await local.check()
     except AgentInferError as error:
-        return Diagnosis("FAIL", "search", str(error))
+        return Finding("FAIL", "search", str(error))
     finally:
         await local.aclose()
     found = f"{documents} documents in {folder}"
     if local.skipped:
-        return Diagnosis(
+        return Finding(
             "warn", "search", f"{found}; {len(local.skipped)} left out, such as: {local.skipped[0]}"
         )
-    return Diagnosis("ok", "search", found)
+    return Finding("ok", "search", found)
 
 
-async def _check_tavily(settings: Settings) -> Diagnosis:
+async def _check_tavily(settings: Settings) -> Finding:
     from agentinfer_lg.tools import TavilySearch
 
     try:
         hits = await TavilySearch(settings.tavily_api_key).search(["lighthouse"], limit=1)
     except AgentInferError as error:
-        return Diagnosis("FAIL", "search", str(error))
-    return Diagnosis("ok", "search", f"the web search answered with {sum(map(len, hits))} result")
+        return Finding("FAIL", "search", str(error))
+    return Finding("ok", "search", f"the web search answered with {sum(map(len, hits))} result")
 
 
-async def _check_home(settings: Settings) -> list[Diagnosis]:
+async def _check_home(settings: Settings) -> list[Finding]:
     from agentinfer_lg.checkpoints import open_checkpointer, open_store
 
     try:
         async with open_checkpointer(settings) as saver, open_store(settings):
             failure = saver.failure
     except AgentInferError as error:
-        return [Diagnosis("FAIL", "saved runs", str(error))]
+        return [Finding("FAIL", "saved runs", str(error))]
     home = settings.home.expanduser()
     if failure:
-        return [Diagnosis("FAIL", "saved runs", failure)]
+        return [Finding("FAIL", "saved runs", failure)]
     free = await asyncio.to_thread(lambda: shutil.disk_usage(home).free)
-    lines = [Diagnosis("ok", "saved runs", f"{home} can be written")]
+    lines = [Finding("ok", "saved runs", f"{home} can be written")]
     room = f"{free / 1e9:.1f} GB free"
     if free < _MIN_FREE_BYTES:
-        lines.append(
-            Diagnosis("warn", "disk", f"{room}; free some, or set AGENTINFER_HOME to another folder")
-        )
+        lines.append(Finding("warn", "disk", f"{room}; free some, or set AGENTINFER_HOME to another folder"))
     else:
-        lines.append(Diagnosis("ok", "disk", room))
+        lines.append(Finding("ok", "disk", room))
     return lines
 
 
-def _check_engine() -> list[Diagnosis]:
+def _check_engine() -> list[Finding]:
     from agentinfer_lg.serving.ascend.installation import npu_findings
     from agentinfer_lg.serving.engine_findings import engine_findings
 
-    found = [*engine_findings(), *npu_findings()]
-    return [Diagnosis(finding.verdict, finding.subject, finding.detail) for finding in found]
+    return [*engine_findings(), *npu_findings()]

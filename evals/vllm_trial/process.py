@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import agentinfer_lg
+
 __all__ = ("Outcome", "rehearse")
 
 _MODULE = "agentinfer_lg.evals.vllm_trial.rehearsal"
-_PROJECT = Path(__file__).resolve().parents[2]
-"""The folder that this package is imported from."""
+_PROJECT = Path(agentinfer_lg.__file__).parents[1]
+"""The folder that this project is imported from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def rehearse(
 
 
 def _environment(site: Path | None) -> dict[str, str]:
-    path = [str(folder) for folder in (site, _PROJECT) if folder is not None]
+    # A source tree need not be installed; what is installed is found anyway, and must not come before another vLLM.
+    project = None if _PROJECT.name in ("site-packages", "dist-packages") else _PROJECT
+    path = [str(folder) for folder in (site, project) if folder is not None]
     more = {
         "PYTHONPATH": os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "VLLM_LOGGING_LEVEL": "ERROR",

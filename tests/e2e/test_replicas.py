@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from replica_set import Replica, ReplicaSet, replica_set
 from run_cli import COMPLETE, CommandLine
+from waiting import wait_until
 
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.models import ChatTier
@@ -57,13 +57,6 @@ async def say(router: ReplicaSet, session: str, text: str = "hello") -> None:
     tier = ChatTier("small", EndpointSettings(base_url=router.url, model="fake-small", max_retries=0))
     hints = SessionHints(session_id=session, role="qa")
     assert (await tier.call([HumanMessage(text)], hints=hints, max_tokens=50)).text
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 async def test_a_session_stays_on_its_replica_and_sessions_spread(router: ReplicaSet) -> None:

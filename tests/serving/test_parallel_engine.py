@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from engine_fixture import START_TIMEOUT
+from waiting import wait_until
 
 from agentinfer_lg.affinity import affinity_headers, session_rank
 from agentinfer_lg.hints import SessionHints
@@ -106,13 +107,6 @@ def serving(
 def ready_engines(client: Client) -> set[Engine]:
     series = client.metrics().items()
     return {engine for (name, engine), value in series if name == "agentinfer_sam_ready" and value == 1}
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def turns(client: Client, session: str) -> list[Any]:

@@ -12,9 +12,8 @@ import random
 import re
 import signal
 import sqlite3
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from waiting import wait_until
 
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.launch import ServeOptions, Server
@@ -111,13 +111,6 @@ def serving(model: Path, log: Path, *, sam: SamConfig | None, api_servers: int =
             if sam is not None:
                 wait_until(lambda: client.stats()["ready"] == 1)
             yield client
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def passages() -> list[str]:

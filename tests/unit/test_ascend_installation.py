@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentinfer_lg.cli.doctor import Diagnosis, diagnose
+from agentinfer_lg.cli.doctor import diagnose
 from agentinfer_lg.serving.ascend.installation import npu_findings
 from agentinfer_lg.serving.ascend.releases import RELEASES, known_release
 from agentinfer_lg.serving.findings import Finding, Site
@@ -199,7 +199,7 @@ async def test_the_doctor_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("agentinfer_lg.serving.ascend.installation.npu_findings", lambda: [found])
     settings = Settings(home=tmp_path)
     shown = [diagnosis async for diagnosis in diagnose(settings, timeout=0.1)]
-    assert Diagnosis("FAIL", "cann", "what to do") in shown
+    assert Finding("FAIL", "cann", "what to do") in shown
 
 
 def test_nothing_that_may_be_broken_is_imported() -> None:

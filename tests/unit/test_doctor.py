@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from agentinfer_lg.cli import main
-from agentinfer_lg.cli.doctor import Diagnosis, diagnose
+from agentinfer_lg.cli.doctor import diagnose
 from agentinfer_lg.errors import ConfigurationError, EndpointError
 from agentinfer_lg.probe import EndpointProfile, probe_capabilities, probe_endpoint, public_url
+from agentinfer_lg.serving.findings import Finding
 from agentinfer_lg.settings import EndpointSettings, Settings
 
 KEY = "sk-very-secret"
@@ -195,7 +196,7 @@ def _settings(tmp_path: Path, **more: Any) -> Settings:
     return Settings(**{"_env_file": None, "home": tmp_path / "home", "docs": tmp_path / "docs", **more})
 
 
-async def _doctor(settings: Settings) -> dict[str, Diagnosis]:
+async def _doctor(settings: Settings) -> dict[str, Finding]:
     return {diagnosis.subject: diagnosis async for diagnosis in diagnose(settings, timeout=5.0)}
 
 

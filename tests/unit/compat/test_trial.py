@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -165,6 +166,17 @@ sys.exit(1)
 """
         monkeypatch.setenv("AGENTINFER", "1")
         assert self.steps(monkeypatch, tmp_path, code) == [Outcome("one", ""), Outcome("two", "clean")]
+
+    @pytest.mark.parametrize(("folder", "named"), [("tree", True), ("site-packages", False)])
+    def test_an_installed_project_does_not_come_before_another_vllm(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str, named: bool
+    ) -> None:
+        monkeypatch.setattr(process, "_PROJECT", tmp_path / folder)
+        code = "import json, os\nprint(json.dumps({'step': 'path', 'problem': os.environ['PYTHONPATH']}))"
+        (told,) = self.steps(monkeypatch, tmp_path, code)
+        path = told.problem.split(os.pathsep)
+        assert path[0] == str(tmp_path)
+        assert (str(tmp_path / folder) in path) is named
 
     def test_it_crashes(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (outcome,) = self.steps(

@@ -18,7 +18,7 @@ from typing import Any
 
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.evals.answers import exact_match, token_f1
-from agentinfer_lg.evals.benchmarks.hotpotqa import Question
+from agentinfer_lg.evals.benchmarks.question import Question
 from agentinfer_lg.settings import Settings
 from agentinfer_lg.threads import Threads
 

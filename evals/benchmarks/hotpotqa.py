@@ -9,21 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.benchmarks.question import Question
 
-__all__ = ("Question", "load_questions", "write_corpus")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question."""
-
-    id: str
-    question: str
-    answer: str
+__all__ = ("load_questions", "write_corpus")
 
 
 def load_questions(folder: Path, *, offset: int = 0, limit: int | None = None) -> list[Question]:

@@ -15,7 +15,8 @@ from fake_openai import Brain, FakeOpenAI, Reply
 from run_cli import COMPLETE, ENDPOINT_FAILED, PARTIAL, USAGE, CommandLine, command_line
 
 from agentinfer_lg.errors import ConfigurationError, UserInputError
-from agentinfer_lg.evals.benchmarks.hotpotqa import Question, load_questions, write_corpus
+from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions, write_corpus
+from agentinfer_lg.evals.benchmarks.question import Question
 from agentinfer_lg.evals.runner import BenchmarkRun, Scored, run_benchmark, summarise
 
 BRAIN = Brain()
@@ -128,9 +129,9 @@ def _result(answer: str, tiers: Sequence[str], **more: Any) -> dict[str, Any]:
 
 
 def test_summary() -> None:
-    right = Scored(Question("a", "?", "Ada Winter"), _result("ada winter.", ["small", "small"]))
+    right = Scored(Question(id="a", question="?", answer="Ada Winter"), _result("ada winter.", ["small", "small"]))
     half = Scored(
-        Question("b", "?", "Ada Winter"),
+        Question(id="b", question="?", answer="Ada Winter"),
         _result(
             "Ada",
             ["small", "large"],

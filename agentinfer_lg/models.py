@@ -93,6 +93,8 @@ class Reply:
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    started: float = 0.0
+    """Unix time in seconds at which it was asked for."""
     seconds: float = 0.0
     model: str = ""
     unreadable: str = ""
@@ -337,6 +339,7 @@ class ChatTier:
             text=text,
             tool_calls=calls,
             usage=_usage(answer, messages, text),
+            started=time.time() - seconds,
             seconds=seconds,
             model=self._profile.model if self._profile else type(self._given).__name__,
             unreadable="" if text or calls else "the answer is empty",
@@ -354,7 +357,11 @@ class ChatTier:
             ):
                 msg = f"The {self.tier} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
                 raise EndpointError(msg) from error
-            return Reply(seconds=seconds, unreadable=f"{type(error).__name__} while reading the answer")
+            return Reply(
+                started=time.time() - seconds,
+                seconds=seconds,
+                unreadable=f"{type(error).__name__} while reading the answer",
+            )
         status = getattr(error, "status_code", None)
         raise _as_endpoint_error(status, self._safe(str(error)), self.tier, self._where) from None
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
         FilterRecord,
         Finding,
         ResearchState,
+        RoundRecord,
         Source,
         SubTask,
         SwapRecord,
         ToolRecord,
     )
 
-__all__ = ("CheckSummary", "PhaseSeconds", "Result", "ResultSource", "TierUsage", "build_result")
+__all__ = ("CheckSummary", "PhaseSeconds", "Result", "ResultSource", "TierUsage", "Trace", "build_result")
 
 _LISTED = re.compile(r"^- \[\d+\] (.*?)\s*$", re.MULTILINE)
 
@@ -88,6 +89,15 @@ class PhaseSeconds(TypedDict):
     """Wall time."""
 
 
+class Trace(TypedDict):
+    """Everything that was done, one by one."""
+
+    calls: list[CallRecord]
+    tools: list[ToolRecord]
+    rounds: list[RoundRecord]
+    """What each round brought."""
+
+
 class Result(TypedDict):
     """Outcome of a run; see `docs/cli.md`."""
 
@@ -115,6 +125,7 @@ class Result(TypedDict):
     complete: bool
     """Whether there is a report and nothing ran out."""
     thread: str
+    trace: Trace
 
 
 def build_result(values: Mapping[str, Any] | ResearchState, *, thread: str, seconds: float) -> Result:
@@ -150,6 +161,11 @@ def build_result(values: Mapping[str, Any] | ResearchState, *, thread: str, seco
         "ran_out": ran_out,
         "complete": bool(report) and not ran_out,
         "thread": thread,
+        "trace": {
+            "calls": calls,
+            "tools": list(values.get("tools") or ()),
+            "rounds": list(values.get("rounds") or ()),
+        },
     }
 
 

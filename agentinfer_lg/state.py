@@ -29,6 +29,7 @@ __all__ = (
     "ResearchInput",
     "ResearchOutput",
     "ResearchState",
+    "RoundRecord",
     "SeekerOutput",
     "SeekerState",
     "Source",
@@ -87,6 +88,8 @@ class CallRecord(TypedDict):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    started: NotRequired[float]
+    """Unix time in seconds at which it was sent; missing in runs saved by earlier versions, here and in `ToolRecord`."""
     seconds: float
     reprefill_tokens: int
     """Tokens prefilled again because the tier was switched: the two models share no KV cache."""
@@ -98,9 +101,23 @@ class ToolRecord(TypedDict):
     agent: str
     turn: int
     tool: str
+    started: NotRequired[float]
     seconds: float
     ok: bool
     results: int
+
+
+class RoundRecord(TypedDict):
+    """What one round brought."""
+
+    agent: str
+    turn: int
+    shown: dict[str, int]
+    """Sources of which the model was shown something unseen: key to estimated tokens."""
+    new_evidence: bool
+    """Whether the tools brought a text that was mostly unseen, shown or not."""
+    accepted: bool
+    """Whether an answer was accepted."""
 
 
 class CheckRecord(TypedDict):
@@ -229,6 +246,7 @@ class _Shared(TypedDict, total=False):
     escalations: Annotated[list[EscalationRecord], operator.add]
     filters: Annotated[list[FilterRecord], operator.add]
     swaps: Annotated[list[SwapRecord], operator.add]
+    rounds: Annotated[list[RoundRecord], operator.add]
     ran_out: Annotated[list[str], merge_unique]
     """Sentences: which budget ran out, which endpoint failed."""
     dropped_citations: Annotated[int, operator.add]

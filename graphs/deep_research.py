@@ -111,6 +111,7 @@ def _cleared(state: ResearchState) -> dict[str, Any]:
         "escalations": [],
         "filters": [],
         "swaps": [],
+        "rounds": [],
         "ran_out": [],
         "dropped_citations": 0,
         "plan_notes": [],

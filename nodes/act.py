@@ -44,7 +44,7 @@ async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resou
     call, agent, turn = state["call"], state["task"]["id"], state.get("turn", 0)
     tool = _Tool(state, runtime.context or Context(), resources)
     emit("tool_start", agent, turn=turn, tool=call["tool"], arguments=call["arguments"])
-    started = time.monotonic()
+    began, started = time.time(), time.monotonic()
     try:
         observation = await tool.run(call)
     except AgentInferError as error:
@@ -59,6 +59,7 @@ async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resou
         agent=agent,
         turn=turn,
         tool=call["tool"],
+        started=round(began, 3),
         seconds=seconds,
         ok=observation["ok"],
         results=len(observation["sources"]),

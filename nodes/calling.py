@@ -172,6 +172,7 @@ def call_record(
         prompt_tokens=reply.usage.prompt_tokens,
         cached_tokens=reply.usage.cached_tokens,
         output_tokens=reply.usage.output_tokens,
+        started=round(reply.started, 3),
         seconds=round(reply.seconds, 4),
         reprefill_tokens=reprefill,
     )

@@ -20,7 +20,15 @@ from agentinfer_lg.nodes.search_filter import choose_results
 from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
-from agentinfer_lg.state import Observation, Proposal, SeekerState, Source, merge_sources, merge_unique
+from agentinfer_lg.state import (
+    Observation,
+    Proposal,
+    RoundRecord,
+    SeekerState,
+    Source,
+    merge_sources,
+    merge_unique,
+)
 from agentinfer_lg.text import clip
 from agentinfer_lg.tokens import estimate_tokens
 
@@ -50,17 +58,26 @@ async def filter_results(
         call_id = observation["call"]["id"]
         messages.append(ToolMessage(content, tool_call_id=call_id, name=name, id=f"{call_id}-result"))
     verifier, stall = _verify(state, context, observations)
+    proposal = _proposal(observations)
+    record = RoundRecord(
+        agent=state["task"]["id"],
+        turn=state.get("turn", 0),
+        shown=board.shown,
+        new_evidence=verifier.stalled_rounds == 0,
+        accepted=proposal["accepted"],
+    )
     return {
         "messages": messages,
         "sources": board.added,
         "numbers": board.numbers,
-        "proposal": _proposal(observations),
+        "proposal": proposal,
         "observations": None,
         "verifier": verifier.to_json(),
         "stall": stall if context.verifier else "",
         "tool_error": any(not item["ok"] for item in observations if item["call"]["tool"] != "finish"),
         "calls": chosen.calls,
         "filters": chosen.records,
+        "rounds": [record],
     }
 
 
@@ -77,6 +94,7 @@ class _Board:
         self._left = context.max_observation_tokens - (estimate_tokens(again.text) if again else 0)
         self.numbers = list(state.get("numbers", []))
         self.added: dict[str, Source] = {}
+        self.shown: dict[str, int] = {}
         hidden = hidden_numbers(state, context)
         self._hidden = {self.numbers[n - 1] for n in hidden if 0 < n <= len(self.numbers)}
 
@@ -135,6 +153,9 @@ class _Board:
         whole = text == " ".join(fresh)
         read = source["read"] and (whole or observation_reads)
         shown: Source = {**source, "passages": [text] if text else [], "read": read}
+        self.shown[source["key"]] = (
+            self.shown.get(source["key"], 0) + estimate_tokens(title) + estimate_tokens(text)
+        )
         self._known = merge_sources(self._known, {source["key"]: shown})
         self.added = merge_sources(self.added, {source["key"]: shown})
         return f"[{self._number(source['key'])}] {title}: {as_body(text)}"

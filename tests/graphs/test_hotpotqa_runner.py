@@ -129,7 +129,9 @@ def _result(answer: str, tiers: Sequence[str], **more: Any) -> dict[str, Any]:
 
 
 def test_summary() -> None:
-    right = Scored(Question(id="a", question="?", answer="Ada Winter"), _result("ada winter.", ["small", "small"]))
+    right = Scored(
+        Question(id="a", question="?", answer="Ada Winter"), _result("ada winter.", ["small", "small"])
+    )
     half = Scored(
         Question(id="b", question="?", answer="Ada Winter"),
         _result(

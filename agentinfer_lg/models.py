@@ -109,6 +109,7 @@ class ChatTier:
         endpoint: Where the model is; ignored when `model` is given, except for its switches.
         model: A LangChain chat model to use as it is.
         profile: What is known of the server of `model`; without one it is taken for a server without extensions.
+        name: What messages call it, and the part of `AGENTINFER_<NAME>__...` in its variables; default: the tier.
     """
 
     def __init__(
@@ -118,8 +119,10 @@ class ChatTier:
         *,
         model: BaseChatModel | None = None,
         profile: EndpointProfile | None = None,
+        name: str = "",
     ) -> None:
         self.tier = tier
+        self._name = name or tier
         self._endpoint = endpoint
         self._given = model
         self._client: BaseChatModel | None = model
@@ -193,9 +196,9 @@ class ChatTier:
             raise
         except TimeoutError:
             if limit < self._endpoint.timeout:
-                msg = f"The time allowed was over before the {self.tier} model answered."
+                msg = f"The time allowed was over before the {self._name} model answered."
                 raise OutOfTimeError(msg) from None
-            msg = f"The {self.tier} model at {self._where} did not answer within {limit:.0f} s."
+            msg = f"The {self._name} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
         except Exception as error:
             ranked = RANK_HEADER in options.get("extra_headers", ())
@@ -227,7 +230,7 @@ class ChatTier:
             if answer.response_metadata.get("finish_reason") != "abort":
                 return answer
         msg = (
-            f"The {self.tier} model at {self._where} broke off its answer: the server is being stopped, or an engine of it "
+            f"The {self._name} model at {self._where} broke off its answer: the server is being stopped, or an engine of it "
             "has died. Start it again."
         )
         raise EndpointError(msg)
@@ -266,8 +269,8 @@ class ChatTier:
         """Tell of a number of ranks that was set and is wrong; one that the server told may be outdated."""
         if self._endpoint.data_parallel_size > 1:
             msg = (
-                f"The {self.tier} model at {self._where} has fewer than {self._endpoint.data_parallel_size} data-parallel "
-                f"ranks. Set AGENTINFER_{self.tier.upper()}__DATA_PARALLEL_SIZE to their number, or to 0 to ask the server."
+                f"The {self._name} model at {self._where} has fewer than {self._endpoint.data_parallel_size} data-parallel "
+                f"ranks. Set AGENTINFER_{self._name.upper()}__DATA_PARALLEL_SIZE to their number, or to 0 to ask the server."
             )
             raise EndpointError(msg)
 
@@ -278,7 +281,7 @@ class ChatTier:
         left = window - sum(estimate_tokens(str(m.content)) + 8 for m in messages)
         # The estimate may be off by a quarter either way: only clear overflows are refused here, the server has the last word.
         if left < -window // 4:
-            msg = f"The context of {window} tokens of the {self.tier} model is full."
+            msg = f"The context of {window} tokens of the {self._name} model is full."
             raise ContextOverflowError(msg)
         return min(max_tokens, max(_MIN_OUTPUT_TOKENS, left))
 
@@ -355,7 +358,7 @@ class ChatTier:
             if self._given is not None and not isinstance(
                 error, TypeError | KeyError | ValueError | IndexError
             ):
-                msg = f"The {self.tier} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
+                msg = f"The {self._name} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
                 raise EndpointError(msg) from error
             return Reply(
                 started=time.time() - seconds,
@@ -363,7 +366,7 @@ class ChatTier:
                 unreadable=f"{type(error).__name__} while reading the answer",
             )
         status = getattr(error, "status_code", None)
-        raise _as_endpoint_error(status, self._safe(str(error)), self.tier, self._where) from None
+        raise _as_endpoint_error(status, self._safe(str(error)), self._name, self._where) from None
 
     def _safe(self, text: str) -> str:
         """Return the text of an error without the key, which some servers repeat."""
@@ -448,20 +451,20 @@ def _rejects(error: Exception, *fields: str) -> bool:
     )
 
 
-def _as_endpoint_error(status: int | None, text: str, tier: Tier, where: str) -> EndpointError:
+def _as_endpoint_error(status: int | None, text: str, name: str, where: str) -> EndpointError:
     if status == 400 and re.search(
         r"context length|context_length|maximum.{0,40}tokens|too long", text, re.I
     ):
-        return ContextOverflowError(f"The context of the {tier} model at {where} is full.")
+        return ContextOverflowError(f"The context of the {name} model at {where} is full.")
     # llama.cpp without a chat template for tools says 500.
     if status in (400, 422, 501) or (status == 500 and "tool" in text.lower()):
-        return RefusedRequestError(f"The {tier} model at {where} refused the request: {text[:300]}")
+        return RefusedRequestError(f"The {name} model at {where} refused the request: {text[:300]}")
     reasons = {
-        401: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to a valid one.",
-        403: f"refused the key. Set AGENTINFER_{tier.upper()}__API_KEY to one that may use this model.",
-        404: f"does not serve this model. Set AGENTINFER_{tier.upper()}__MODEL to one that it lists.",
-        429: "is over its rate limit or quota. Wait, or lower --max-seekers.",
+        401: f"refused the key. Set AGENTINFER_{name.upper()}__API_KEY to a valid one.",
+        403: f"refused the key. Set AGENTINFER_{name.upper()}__API_KEY to one that may use this model.",
+        404: f"does not serve this model. Set AGENTINFER_{name.upper()}__MODEL to one that it lists.",
+        429: "is over its rate limit or quota. Wait, or ask for less at once (--max-seekers, --parallel).",
         None: "cannot be reached. Start it, or correct the URL; `agentinfer doctor` checks it.",
     }
     reason = reasons.get(status, f"failed with status {status}: {text[:300]}")
-    return EndpointError(f"The {tier} model at {where} {reason}")
+    return EndpointError(f"The {name} model at {where} {reason}")

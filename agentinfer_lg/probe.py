@@ -253,7 +253,7 @@ def _key_refused(endpoint: EndpointSettings, status: int) -> str:
     given = "refuses the API key" if endpoint.api_key.get_secret_value() else "wants an API key"
     return (
         f"The model server at {shown} {given} (HTTP {status}). "
-        "Set AGENTINFER_SMALL__API_KEY or AGENTINFER_LARGE__API_KEY to a valid one."
+        "Set AGENTINFER_SMALL__API_KEY, AGENTINFER_LARGE__API_KEY or AGENTINFER_JUDGE__API_KEY to a valid one."
     )
 
 
@@ -286,7 +286,7 @@ async def _resolve_model(
         if names:
             return names[0]
         listed = f"The model server at {shown} lists no models."
-        msg = f"{listed} Set AGENTINFER_SMALL__MODEL (or --small-model) to the name of one."
+        msg = f"{listed} Set its variable, such as AGENTINFER_SMALL__MODEL (or --small-model), to the name of one."
         raise EndpointError(msg)
     if endpoint.model in names:
         return endpoint.model

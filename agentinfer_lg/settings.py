@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """The model that does the work, `AGENTINFER_SMALL__BASE_URL`, `__MODEL`, `__API_KEY`."""
     large: EndpointSettings = EndpointSettings()
     """The model that plans and rescues, `AGENTINFER_LARGE__BASE_URL`, `__MODEL`, `__API_KEY`."""
+    judge: EndpointSettings = EndpointSettings()
+    """The model that marks answers of benchmarks, `AGENTINFER_JUDGE__BASE_URL`, `__MODEL`, `__API_KEY`; no tier stands in."""
     docs: Path | None = None
     """Folder of documents (txt, md, html, pdf) to research instead of the web."""
     tavily_api_key: SecretStr = Field(

@@ -330,7 +330,7 @@ async def test_messages_are_never_changed(server: FakeOpenAI) -> None:
         (401, "refused the key. Set AGENTINFER_SMALL__API_KEY to a valid one."),
         (403, "refused the key. Set AGENTINFER_SMALL__API_KEY to one that may use this model."),
         (404, "does not serve this model. Set AGENTINFER_SMALL__MODEL"),
-        (429, "is over its rate limit or quota. Wait, or lower --max-seekers."),
+        (429, "is over its rate limit or quota. Wait, or ask for less at once (--max-seekers, --parallel)."),
         (500, "failed with status 500"),
         (503, "failed with status 503"),
     ],

@@ -178,14 +178,19 @@ def test_the_example_of_settings_is_complete_and_valid(monkeypatch: pytest.Monke
         for name in EndpointSettings.model_fields
     }
     wanted |= {
-        f"AGENTINFER_{name.upper()}" for name in Settings.model_fields if name not in ("small", "large")
+        f"AGENTINFER_JUDGE__{name}" for name in ("BASE_URL", "MODEL", "API_KEY", "TIMEOUT", "MAX_RETRIES")
+    }
+    wanted |= {
+        f"AGENTINFER_{name.upper()}"
+        for name in Settings.model_fields
+        if name not in ("small", "large", "judge")
     }
     assert names == wanted - {"AGENTINFER_TAVILY_API_KEY"} | {"TAVILY_API_KEY"}
     (Path.cwd() / ".env").write_text(text)
     monkeypatch.delenv("AGENTINFER_HOME")
     settings = Settings()
     assert settings.small == EndpointSettings(base_url="http://127.0.0.1:8000/v1")
-    assert settings.large == EndpointSettings()
+    assert settings.large == settings.judge == EndpointSettings()
 
 
 def test_the_reference_names_everything() -> None:

@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -54,7 +54,12 @@ class Server:
     """
 
     def __init__(
-        self, options: ServeOptions, *, log: Path | None = None, echo: IO[str] | None = None
+        self,
+        options: ServeOptions,
+        *,
+        log: Path | None = None,
+        echo: IO[str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare a server; nothing is started yet.
 
@@ -63,12 +68,14 @@ class Server:
             log: File for the output of the server; by default a temporary one, kept if the server fails.
             echo: Where to show the output of the server, for instance `sys.stderr`; then there is no file
                 unless `log` names one.
+            environment: More variables for the server, for instance which devices it sees; they win.
         """
         options = read_extra_args(options)
         self.options = options if options.port else replace(options, port=_free_port(options.host))
         self.device: Device = detect_device() if options.device == "auto" else options.device
         self._log = log
         self._echo = echo
+        self._environment = dict(environment or {})
         self._folder: Path | None = None
         self._process: subprocess.Popen[str] | None = None
         self._pump: threading.Thread | None = None
@@ -129,7 +136,7 @@ class Server:
         command, variables = build_command(self.options, device=self.device)
         self._process = subprocess.Popen(
             command,
-            env={"PROMETHEUS_MULTIPROC_DIR": str(metrics), **os.environ, **variables},
+            env={"PROMETHEUS_MULTIPROC_DIR": str(metrics), **os.environ, **variables, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from agentinfer_lg.cli import (
+    bench_ablation,
     bench_calibration,
     bench_compress,
     bench_engine,
@@ -34,6 +35,7 @@ bench_sched_engine.register(app)
 bench_overhead.register(app)
 bench_compress.register(app)
 bench_granularity.register(app)
+bench_ablation.register(app)
 
 
 @app.callback()

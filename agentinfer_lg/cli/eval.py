@@ -15,7 +15,7 @@ from agentinfer_lg.context import CollabPolicy
 if TYPE_CHECKING:
     from agentinfer_lg.evals.runner import Scored
 
-__all__ = ("app",)
+__all__ = ("app", "default_data")
 
 app = typer.Typer(name="eval", help="Run the agent on questions with known answers.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def hotpotqa(
     from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions, write_corpus
     from agentinfer_lg.evals.runner import BenchmarkRun, run_benchmark, summarise
 
-    folder = data or _default_data() / "hotpotqa"
+    folder = data or default_data() / "hotpotqa"
     questions = load_questions(folder, offset=offset, limit=limit)
     docs = out.absolute() / "corpus"
     typer.echo(f"{write_corpus(folder, docs)} paragraphs, {len(questions)} questions", err=True)
@@ -93,7 +93,7 @@ def compare(
     from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions
     from agentinfer_lg.evals.compare import compare_runs, load_results
 
-    questions = load_questions(data or _default_data() / "hotpotqa", offset=0, limit=1_000_000)
+    questions = load_questions(data or default_data() / "hotpotqa", offset=0, limit=1_000_000)
     answers = {question.id: question.answer for question in questions}
     found = compare_runs(
         load_results(a), load_results(b), answers, keep=lambda _, other: other["turns"] >= min_turns
@@ -114,7 +114,12 @@ def compare(
         typer.echo(f"| {name} | {left:{spec}} | {right:{spec}} | {against} |")
 
 
-def _default_data() -> Path:
+def default_data() -> Path:
+    """Return the folder of all data sets.
+
+    Raises:
+        typer.BadParameter: AGENTINFER_DATA is not set.
+    """
     folder = os.environ.get("AGENTINFER_DATA", "")
     if not folder:
         msg = "Pass --data FOLDER, or set AGENTINFER_DATA to the folder of the data sets (docs/data.md)."

@@ -1,0 +1,261 @@
+"""Every part on and off, on the same questions and the same machine, from one question at a time to many.
+
+A cell is one configuration with N questions at the same time. Each configuration has servers of its own, started anew, so that
+none finds in a cache or in a memory what another one left there; on them it runs all N one after the other, each with other
+questions, the same for all configurations. Blocks repeat everything with further questions, and in another order of the
+configurations: a machine that becomes slower or faster meanwhile does so for all.
+
+Cells are files of the run's folder. A run that was killed goes on with the first cell that is not there; a cell is timed as
+a whole, so one that was cut off is run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentinfer_lg.context import Context
+from agentinfer_lg.errors import ConfigurationError, UserInputError
+from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, agent_engines
+from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, Configuration
+from agentinfer_lg.evals.agent_runs import Answered, Asker, Corpus, Task, askers, run_closed_loop
+from agentinfer_lg.evals.answers import exact_match, token_f1
+from agentinfer_lg.evals.server_figures import ServerFigures, fetch_server_figures
+
+__all__ = ("Ablation", "AblationOptions", "Cell", "cell_tasks", "read_cells")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationOptions:
+    """What is run."""
+
+    engines: EnginePair
+    configurations: Sequence[Configuration] = tuple(CONFIGURATIONS.values())
+    concurrency: Sequence[int] = (1, 4, 8, 16)
+    questions_per_place: int = 1
+    """Questions of a cell, per question at the same time."""
+    min_questions: int = 4
+    """Least questions of a cell."""
+    blocks: int = 1
+    context: Context = field(default_factory=Context)
+    """Knobs of the agent; those that a configuration switches are overridden."""
+    tool_seconds: float = 1.0
+    """Added to each search."""
+
+    def questions_at(self, places: int) -> int:
+        """Return the number of questions of a cell."""
+        return max(self.min_questions, self.questions_per_place * places)
+
+    @property
+    def questions(self) -> int:
+        """Questions that the whole run takes, and one more that only warms up."""
+        return self.blocks * sum(map(self.questions_at, self.concurrency)) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One configuration with N questions at the same time, measured."""
+
+    block: int
+    configuration: str
+    n: int
+    seconds: float
+    """Wall time of the whole cell."""
+    questions: list[dict[str, Any]]  # Any: JSON
+    """One object per question: benchmark, id, evidence, correct, f1, seconds, failure, result."""
+    servers: dict[str, dict[str, float]]
+    """What each tier's server counted meanwhile (`ServerFigures`)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ablation:
+    """The whole measurement, kept in a folder."""
+
+    corpora: Sequence[Corpus]
+    options: AblationOptions
+    folder: Path
+
+    @property
+    def missing(self) -> list[tuple[int, Configuration, int]]:
+        """Cells that have not been run: block, configuration, N; in the order in which they will be."""
+        return [
+            (block, configuration, places)
+            for block in range(self.options.blocks)
+            for configuration in _rotated(self.options.configurations, block)
+            for places in self.options.concurrency
+            if not self._file(block, configuration.name, places).exists()
+        ]
+
+    def run(
+        self,
+        *,
+        on_step: Callable[[str], None] = lambda step: None,
+        on_done: Callable[[Answered], None] = lambda answered: None,
+    ) -> None:
+        """Run the cells that are missing.
+
+        Args:
+            on_step: Called before each cell with what it is.
+            on_done: Called after each question.
+
+        Raises:
+            ConfigurationError: The folder holds a run of other settings.
+            UserInputError: There are too few questions.
+            EngineError: A server does not start, or died.
+        """
+        self._check_questions()
+        self._check_same()
+        for configuration, cells in _grouped(self.missing):
+            on_step(f"{configuration.name}: loading the engines")
+            with agent_engines(self.options.engines, configuration) as engines:
+                asyncio.run(self._measure(engines, configuration, cells, on_step, on_done))
+
+    async def _measure(
+        self,
+        engines: AgentEngines,
+        configuration: Configuration,
+        cells: Sequence[tuple[int, int]],
+        on_step: Callable[[str], None],
+        on_done: Callable[[Answered], None],
+    ) -> None:
+        context = self.options.context.model_copy(update=configuration.knobs())
+        asking = askers(
+            self.corpora, engines.settings(), configuration, tool_seconds=self.options.tool_seconds
+        )
+        await self._warm_up(asking, context)
+        for block, places in cells:
+            on_step(f"block {block + 1} of {self.options.blocks}, {configuration.name}, {places} at once")
+            tasks = cell_tasks(self.corpora, self.options, block, places)
+            before = await _figures(engines)
+            answered, seconds = await run_closed_loop(tasks, asking, context, places=places, on_done=on_done)
+            after = await _figures(engines)
+            await asyncio.to_thread(engines.check)
+            cell = Cell(
+                block=block,
+                configuration=configuration.name,
+                n=places,
+                seconds=round(seconds, 3),
+                questions=[_record(each) for each in answered],
+                servers={tier: asdict(after[tier].since(before[tier])) for tier in after},
+            )
+            self._write(cell)
+
+    async def _warm_up(self, asking: dict[str, Asker], context: Context) -> None:
+        """One turn of another question, so that grammars are compiled and everything has been used once."""
+        task = _all_tasks(self.corpora)[self.options.questions - 1]
+        await run_closed_loop([task], asking, context.model_copy(update={"max_turns": 1}), places=1)
+
+    def _file(self, block: int, configuration: str, places: int) -> Path:
+        return self.folder / "cells" / f"{block}-{configuration}-{places}.json"
+
+    def _write(self, cell: Cell) -> None:
+        file = self._file(cell.block, cell.configuration, cell.n)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(cell), ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(file)
+
+    def _check_questions(self) -> None:
+        there = len(_all_tasks(self.corpora))
+        if there < self.options.questions:
+            msg = (
+                f"{self.options.questions} questions are needed, and there are {there}: lower --concurrency, --blocks or "
+                "--questions-per-place."
+            )
+            raise UserInputError(msg)
+
+    def _check_same(self) -> None:
+        """Keep cells of different settings apart; more blocks, configurations or N may be added to a run."""
+        wanted = {
+            "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
+            "engines": self.options.engines.to_json(),
+            "context": self.options.context.model_dump(),
+            "tool_seconds": self.options.tool_seconds,
+            "questions_per_place": self.options.questions_per_place,
+            "min_questions": self.options.min_questions,
+            "concurrency": list(self.options.concurrency),
+        }
+        wanted = json.loads(json.dumps(wanted))
+        (self.folder / "cells").mkdir(parents=True, exist_ok=True)
+        file = self.folder / "settings.json"
+        if not file.exists():
+            file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            return
+        found = json.loads(file.read_text(encoding="utf-8"))
+        changed = [key for key in wanted if found.get(key) != wanted[key]]
+        if changed:
+            msg = f"{self.folder} holds a run with other settings ({', '.join(changed)}). Choose another --out, or delete it."
+            raise ConfigurationError(msg)
+
+
+def cell_tasks(
+    corpora: Sequence[Corpus], options: AblationOptions, block: int, places: int
+) -> Sequence[Task]:
+    """Return the questions of a cell: others for each block and N, the same for all configurations."""
+    per_block = sum(map(options.questions_at, options.concurrency))
+    position = list(options.concurrency).index(places)
+    start = block * per_block + sum(map(options.questions_at, options.concurrency[:position]))
+    return _all_tasks(corpora)[start : start + options.questions_at(places)]
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """Return the cells of a run, block by block.
+
+    Raises:
+        UserInputError: The folder is no run.
+    """
+    files = sorted((folder / "cells").glob("*.json"))
+    if not files:
+        msg = f"{folder} holds no cells. Pass the folder that `agentinfer bench ablation --out FOLDER` wrote."
+        raise UserInputError(msg)
+    return [Cell(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+
+
+def _all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
+    """Take turns: the first question of each benchmark, then the second of each; so does every part of the list."""
+    columns = [
+        [Task(benchmark=corpus.name, question=question) for question in corpus.questions]
+        for corpus in corpora
+    ]
+    return [task for row in zip(*columns, strict=False) for task in row]
+
+
+def _rotated(configurations: Sequence[Configuration], block: int) -> list[Configuration]:
+    first = block % len(configurations)
+    return [*configurations[first:], *configurations[:first]]
+
+
+def _grouped(
+    cells: Sequence[tuple[int, Configuration, int]],
+) -> Iterator[tuple[Configuration, list[tuple[int, int]]]]:
+    """Yield what runs on the same servers: all cells of a configuration in a block."""
+    group: dict[tuple[int, str], tuple[Configuration, list[tuple[int, int]]]] = {}
+    for block, configuration, places in cells:
+        group.setdefault((block, configuration.name), (configuration, []))[1].append((block, places))
+    yield from group.values()
+
+
+async def _figures(engines: AgentEngines) -> dict[str, ServerFigures]:
+    return {
+        tier: await fetch_server_figures(server.base_url) or ServerFigures()
+        for tier, server in engines.servers.items()
+    }
+
+
+def _record(answered: Answered) -> dict[str, Any]:  # Any: JSON
+    question, result = answered.task.question, answered.result
+    answer = result["answer"] if result else ""
+    return {
+        "benchmark": answered.task.benchmark,
+        "id": question.id,
+        "evidence": list(question.evidence),
+        "answers": list(question.answers),
+        "correct": any(exact_match(answer, right) for right in question.answers),
+        "f1": max(token_f1(answer, right) for right in question.answers),
+        "seconds": round(answered.seconds, 3),
+        "failure": answered.failure,
+        "result": result,
+    }

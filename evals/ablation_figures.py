@@ -1,0 +1,163 @@
+"""From cells to rows: what each configuration costs and gains, with paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agentinfer_lg.evals.ablation import Cell
+from agentinfer_lg.evals.agent_parts import CONFIGURATIONS
+from agentinfer_lg.evals.breakdown import Breakdown, break_down, combined
+from agentinfer_lg.evals.paired import Interval, paired_difference, paired_ratio
+from agentinfer_lg.evals.server_figures import ServerFigures
+
+__all__ = ("AblationRow", "ablation_rows", "question_breakdown")
+
+Record = Mapping[str, Any]  # Any: JSON of a cell's question
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationRow:
+    """One configuration with N questions at the same time; blocks are joined."""
+
+    configuration: str
+    n: int
+    questions: int
+    qps: float
+    """Questions answered per second."""
+    end_to_end_s: float
+    """Mean seconds from a question to its answer."""
+    accuracy: float
+    """Share of answers that are right, by normalised exact match."""
+    f1: float
+    tokens: float
+    """Prompt and output tokens of all calls, per question."""
+    computed_tokens: float
+    """The same without what was cached."""
+    ineffective_tokens: float
+    """Computed tokens that did not help, per question (`evals.breakdown`)."""
+    speedup: float | None
+    """Mean end-to-end seconds of the baseline by those of this row, on the same questions; None without a baseline."""
+    speedup_interval: Interval | None
+    qps_ratio: float | None
+    """QPS of this row by that of the baseline."""
+    accuracy_difference: Interval | None
+    """This row minus the baseline, on the same questions."""
+    ineffective_ratio: Interval | None
+    """Ineffective tokens of this row by those of the baseline."""
+    failures: int
+    """Questions that ended in an error; they count as wrong."""
+    ote: float | None
+    """Tokens per forward pass of a request, both servers together; above 1 only with speculation."""
+    cache_hit_rate: float
+    preemptions: float
+    queue_s: float
+    """Seconds per question that its requests waited in the servers."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question of a row."""
+
+    seconds: float
+    correct: bool
+    f1: float
+    failed: bool
+    breakdown: Breakdown
+
+
+def ablation_rows(cells: Sequence[Cell]) -> list[AblationRow]:
+    """Return one row per configuration and N, by N and in the order of `CONFIGURATIONS`."""
+    order = list(CONFIGURATIONS)
+    groups: dict[tuple[int, str], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.n, order.index(cell.configuration), cell.block)):
+        groups.setdefault((cell.n, cell.configuration), []).append(cell)
+    return [_row(group, groups.get((places, BASELINE), [])) for (places, _), group in groups.items()]
+
+
+def question_breakdown(record: Record) -> Breakdown:
+    """Return where time and tokens of a question went; of one that failed only its seconds are known."""
+    if record["result"] is None:
+        return Breakdown(seconds=record["seconds"])
+    return break_down(record["result"], evidence=record["evidence"])
+
+
+def _row(own: Sequence[Cell], base: Sequence[Cell]) -> AblationRow:
+    mine, theirs = _questions(own), _questions(base)
+    both = [key for key in mine if key in theirs]
+    listed = list(mine.values())
+    count = len(listed)
+    total = combined(each.breakdown for each in listed)
+    servers = _servers(own)
+    qps = count / sum(cell.seconds for cell in own)
+    seconds = _pair(mine, theirs, both, "seconds")
+    speedup = paired_ratio(seconds[1], seconds[0]) if both else None
+    ineffective = (
+        [float(mine[key].breakdown.ineffective.total) for key in both],
+        [float(theirs[key].breakdown.ineffective.total) for key in both],
+    )
+    return AblationRow(
+        configuration=own[0].configuration,
+        n=own[0].n,
+        questions=count,
+        qps=qps,
+        end_to_end_s=sum(each.seconds for each in listed) / count,
+        accuracy=sum(each.correct for each in listed) / count,
+        f1=sum(each.f1 for each in listed) / count,
+        tokens=total.tokens / count,
+        computed_tokens=total.computed_tokens / count,
+        ineffective_tokens=total.ineffective.total / count,
+        speedup=speedup.value if speedup else None,
+        speedup_interval=speedup,
+        qps_ratio=qps * sum(cell.seconds for cell in base) / len(theirs) if theirs else None,
+        accuracy_difference=paired_difference(*_pair(mine, theirs, both, "correct")) if both else None,
+        ineffective_ratio=paired_ratio(*ineffective) if sum(ineffective[1]) > 0 else None,
+        failures=sum(each.failed for each in listed),
+        ote=servers.ote,
+        cache_hit_rate=servers.hit_rate,
+        preemptions=servers.preemptions,
+        queue_s=servers.queue_seconds / count,
+    )
+
+
+def _questions(cells: Sequence[Cell]) -> dict[tuple[int, str], _Question]:
+    return {
+        (cell.block, record["id"]): _Question(
+            seconds=record["seconds"],
+            correct=record["correct"],
+            f1=record["f1"],
+            failed=record["result"] is None,
+            breakdown=question_breakdown(record),
+        )
+        for cell in cells
+        for record in cell.questions
+    }
+
+
+def _pair(
+    mine: Mapping[tuple[int, str], _Question],
+    theirs: Mapping[tuple[int, str], _Question],
+    keys: Sequence[tuple[int, str]],
+    figure: str,
+) -> tuple[list[float], list[float]]:
+    return (
+        [float(getattr(mine[key], figure)) for key in keys],
+        [float(getattr(theirs[key], figure)) for key in keys],
+    )
+
+
+def _servers(cells: Sequence[Cell]) -> ServerFigures:
+    """Add up what all servers of all cells counted."""
+    sums: dict[str, float] = {}
+    for cell in cells:
+        for figures in cell.servers.values():
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value
+    return ServerFigures(**sums)

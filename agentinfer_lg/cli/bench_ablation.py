@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -101,7 +103,9 @@ def ablation(
         context=build_context({"report": "brief"}, parse_assignments(knobs or [])),
         tool_seconds=tool_seconds,
     )
-    world = _World(seed, names(languages), whole_numbers(hops, flag="--hops"), offset)
+    world = _World(
+        seed=seed, languages=_languages(languages), hops=whole_numbers(hops, flag="--hops"), offset=offset
+    )
     corpora = _corpora(names(benchmarks), options, world, data, out)
     benchmark = Ablation(corpora=corpora, options=options, folder=out)
     missing = benchmark.missing
@@ -121,11 +125,14 @@ def ablation(
             typer.echo(f"drawn: {file}", err=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _World:
     """What the closed world is made from."""
 
-    def __init__(self, seed: int, languages: list[str], hops: list[int], offset: int) -> None:
-        self.seed, self.languages, self.hops, self.offset = seed, languages, hops, offset
+    seed: int
+    languages: Sequence[Literal["en", "zh"]]
+    hops: Sequence[int]
+    offset: int
 
 
 def _engine(
@@ -144,6 +151,15 @@ def _engine(
     return TierEngine(
         model=folder, kv_cache_gib=kv_cache_gib, args=tuple(shlex.split(args)), environment=environment
     )
+
+
+def _languages(text: str) -> list[Literal["en", "zh"]]:
+    known: tuple[Literal["en", "zh"], ...] = ("en", "zh")
+    chosen = [language for name in names(text) for language in known if language == name]
+    if not chosen or len(chosen) != len(names(text)):
+        msg = f"--languages takes en, zh, or both, separated by commas, not {text!r}"
+        raise UserInputError(msg)
+    return chosen
 
 
 def _corpora(

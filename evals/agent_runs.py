@@ -78,13 +78,14 @@ class Asker(Protocol):
         """
 
 
-class _Agent:
+class ResearchAgent:
     """The deep-research graph as an asker."""
 
     def __init__(self, settings: Settings, search: SearchProvider) -> None:
         self._graph = create_deep_research_graph(settings=settings, search=search)
 
     async def ask(self, question: str, context: Context, *, thread: str) -> Result:
+        """See `Asker.ask`."""
         began = time.monotonic()
         values: Mapping[str, Any] = await self._graph.ainvoke(
             {"question": question}, {"recursion_limit": _MANY_STEPS}, context=context
@@ -103,7 +104,7 @@ def askers(
         configuration: An agent, or one reading.
         tool_seconds: Added to each search: a folder answers at once, the web does not.
     """
-    kind = _Agent if configuration.agent else OneShot
+    kind = ResearchAgent if configuration.agent else OneShot
     return {
         corpus.name: kind(settings, SlowSearch(LocalFolder(corpus.docs), seconds=tool_seconds))
         for corpus in corpora

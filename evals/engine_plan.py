@@ -13,12 +13,14 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.replay.trajectories import Session, in_half
 
 __all__ = ("SPECS", "Outputs", "Piece", "Spec", "cut", "plan", "rotated", "speculation_config")
+
+_T = TypeVar("_T")
 
 Spec = Literal["none", "ngram", "suffix", "ours"]
 """How tokens are drafted: not at all, by vLLM's n-gram lookup, by suffix decoding, by session memory."""
@@ -103,7 +105,7 @@ def cut(session: Session, *, turns: int, max_context: int) -> Session | None:
     return short if len(short.turns) == turns and short.tokens <= max_context else None
 
 
-def rotated(specs: Sequence[Spec], number: int) -> list[Spec]:
+def rotated(specs: Sequence[_T], number: int) -> list[_T]:
     """Return the variants in the order in which they run piece `number`."""
     first = number % len(specs)
     return [*specs[first:], *specs[:first]]

@@ -14,17 +14,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from agentinfer_lg.errors import EngineError
+from agentinfer_lg.evals.relay import Incoming, Relay
 
 __all__ = ("Exchange", "SteeredEndpoint", "narrowed", "searchable")
 
-_REQUEST_SECONDS = 900.0
 _ACTION = '"action": "('
 _QUERY_CHARS = 110
 
@@ -56,7 +54,7 @@ class Exchange:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
-class SteeredEndpoint:
+class SteeredEndpoint(Relay):
     """The proxy, on a port of this machine, as a context manager.
 
     Args:
@@ -65,35 +63,18 @@ class SteeredEndpoint:
     """
 
     def __init__(self, *, base_url: str, searches: Sequence[str]) -> None:
+        super().__init__()
         self._searches = list(searches)
         self._root = base_url.removesuffix("/v1")
         self._lock = threading.Lock()
         self._exchanges: list[Exchange] = []
-        self._http = httpx.Client(trust_env=False, timeout=_REQUEST_SECONDS)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="steering", daemon=True
-        )
         self.problem = ""
         """Why a Think step could not be steered, as a sentence; empty if all could."""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
-        self._http.close()
 
     @property
     def base_url(self) -> str:
         """Base URL for the agent."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"{self.address}/v1"
 
     @property
     def exchanges(self) -> list[Exchange]:
@@ -101,49 +82,18 @@ class SteeredEndpoint:
         with self._lock:
             return sorted(self._exchanges, key=lambda exchange: exchange.sent)
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._pass(b"")
-
-            def do_POST(self) -> None:
-                self._pass(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-
-            def _pass(self, body: bytes) -> None:
-                try:
-                    response = endpoint._forward(self.command, self.path, body)
-                except httpx.HTTPError as error:
-                    self.send_error(502, f"{type(error).__name__}: the engine does not answer")
-                    return
-                try:
-                    self.send_response_only(response.status_code)
-                    for name, value in response.headers.items():
-                        if name == "content-type":
-                            self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(response.content)))
-                    self.end_headers()
-                    self.wfile.write(response.content)
-                except OSError:  # the agent has gone: it waits no longer
-                    return
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        return Handler
-
-    def _forward(self, method: str, path: str, body: bytes) -> httpx.Response:
-        request: dict[str, Any] = json.loads(body) if path.endswith("/chat/completions") else {}  # Any: JSON
+    def answer(self, incoming: Incoming) -> httpx.Response:
+        """Steer Think steps, pass on everything, and write down what model calls were."""
+        request: dict[str, Any] = json.loads(incoming.body) if incoming.is_chat else {}  # Any: JSON
         hints = request.get("vllm_xargs") or {}
+        body = None
         if hints.get("agent_role") == "think":
             try:
                 body = json.dumps(self._steered(request, int(hints["agent_turn"]))).encode()
             except EngineError as error:
                 self.problem = str(error)
         sent = time.monotonic()
-        headers = {"Content-Type": "application/json"} if body else {}
-        response = self._http.request(method, f"{self._root}{path}", content=body, headers=headers)
+        response = self.send(incoming, f"{self._root}{incoming.path}", body=body)
         if request and response.status_code == 200:
             self._note(request, hints, response.json().get("usage") or {}, sent)
         return response

@@ -19,6 +19,7 @@ from agentinfer_lg.cli import (
     bench_sam,
     bench_sched,
     bench_sched_engine,
+    bench_self_evaluation,
     bench_verification,
 )
 
@@ -36,6 +37,7 @@ bench_overhead.register(app)
 bench_compress.register(app)
 bench_granularity.register(app)
 bench_ablation.register(app)
+bench_self_evaluation.register(app)
 
 
 @app.callback()

@@ -1,0 +1,84 @@
+"""Chart of `agentinfer bench self-evaluation`: accuracy, tokens and escalations over the error rate of the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.self_evaluation_figures import SelfEvaluationRow
+
+__all__ = ("draw_self_evaluation",)
+
+Axes = Any  # matplotlib's
+
+_PANELS = {"accuracy": "accuracy", "tokens": "tokens per question", "escalations": "escalations per question"}
+_LINES = {True: ("with verifier", "black", "solid"), False: ("without", "C1", "dashed")}
+
+
+def draw_self_evaluation(
+    rows: Sequence[SelfEvaluationRow], folder: Path, *, form: Literal["svg", "png"] = "svg"
+) -> list[Path]:
+    """Draw the chart.
+
+    Args:
+        rows: What was measured. Forced rates are lines; the model's own verdicts are a cross at their observed error.
+        folder: Where the file goes; made if need be.
+        form: Its format.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserInputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
+        raise UserInputError(msg) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib.figure import Figure
+
+    file = folder / f"self-evaluation.{form}"
+    with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9}):
+        figure = Figure(figsize=(6, 7), layout="constrained")
+        axes: list[Axes] = list(figure.subplots(len(_PANELS), 1, sharex=True))
+        for panel, (name, label) in zip(axes, _PANELS.items(), strict=True):
+            _panel(panel, rows, name)
+            panel.set_ylabel(label)
+            panel.grid(visible=True, alpha=0.3)
+        axes[0].set_ylim(0, 1)
+        axes[0].legend(fontsize=7)
+        axes[-1].set_xlabel("error rate of the Progress Checks")
+        figure.savefig(file, metadata={"Date": None} if form == "svg" else None, dpi=150)
+    return [file]
+
+
+def _panel(panel: Axes, rows: Sequence[SelfEvaluationRow], name: str) -> None:
+    for verifier, (label, color, dashes) in _LINES.items():
+        mine = [row for row in rows if row.verifier == verifier]
+        forced = [(row.rate, getattr(row, name)) for row in mine if row.rate is not None]
+        own = [
+            (row.observed_error, getattr(row, name))
+            for row in mine
+            if row.rate is None and row.observed_error is not None
+        ]
+        if forced:
+            panel.plot(
+                *zip(*forced, strict=True),
+                marker="o",
+                markersize=3,
+                label=label,
+                color=color,
+                linestyle=dashes,
+            )
+        if own:
+            panel.plot(
+                *zip(*own, strict=True),
+                marker="x",
+                color=color,
+                linestyle="none",
+                label=f"own verdicts, {label}",
+            )

@@ -113,7 +113,9 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(
     kept = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
     assert len(kept) >= 3
     again: list[str] = []
-    study(corpus, tmp_path, rates=(0.0,)).run(on_done=lambda answered: again.append(answered.task.question.id))
+    study(corpus, tmp_path, rates=(0.0,)).run(
+        on_done=lambda answered: again.append(answered.task.question.id)
+    )
     assert len(again) == 6 - len(kept)
     files = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
     assert len(files) == 6

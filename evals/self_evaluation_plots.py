@@ -31,7 +31,7 @@ def draw_self_evaluation(
         The file.
 
     Raises:
-        UserInputError: matplotlib is not installed.
+        UserInputError: There is no matplotlib.
     """
     try:
         import matplotlib as mpl

@@ -43,13 +43,13 @@ def self_evaluation(
         str, typer.Option(help="Of the closed world: documents between question and answer.")
     ] = "2,3,4,5,6",
     offset: Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")] = 0,
+    kv_cache_gib: Annotated[
+        float | None, typer.Option(min=0.1, help="KV cache of each server; default: as `agentinfer serve`.")
+    ] = None,
     tool_seconds: Annotated[
         float, typer.Option(min=0.0, help="Added to each search: a folder answers at once, the web does not.")
     ] = 1.0,
     max_model_len: Annotated[int, typer.Option(min=1024, help="Longest context of the servers.")] = 16_384,
-    kv_cache_gib: Annotated[
-        float | None, typer.Option(min=0.1, help="KV cache of each server; default: as `agentinfer serve`.")
-    ] = None,
     small_args: Annotated[str, typer.Option(help="More arguments for vLLM, small tier.")] = "",
     large_args: Annotated[str, typer.Option(help="More arguments for vLLM, large tier.")] = "",
     knobs: Annotated[

@@ -108,20 +108,23 @@ class Relay:
                 }
                 incoming = Incoming(method=self.command, path=self.path, body=body, headers=headers)
                 try:
+                    self._reply(incoming)
+                except OSError:  # the agent has gone: it waits no longer
+                    return
+
+            def _reply(self, incoming: Incoming) -> None:
+                try:
                     response = relay.answer(incoming)
                 except httpx.HTTPError as error:
                     self.send_error(502, f"{type(error).__name__}: the engine does not answer")
                     return
-                try:
-                    self.send_response_only(response.status_code)
-                    for name, value in response.headers.items():
-                        if name == "content-type":
-                            self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(response.content)))
-                    self.end_headers()
-                    self.wfile.write(response.content)
-                except OSError:  # the agent has gone: it waits no longer
-                    return
+                self.send_response_only(response.status_code)
+                for name, value in response.headers.items():
+                    if name == "content-type":
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(response.content)))
+                self.end_headers()
+                self.wfile.write(response.content)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

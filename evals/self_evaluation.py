@@ -17,8 +17,6 @@ are not there.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +37,7 @@ from agentinfer_lg.evals.agent_runs import (
     question_record,
     require_questions,
     run_closed_loop,
+    tasks_digest,
     warm_up,
 )
 from agentinfer_lg.evals.engine_plan import rotated
@@ -260,11 +259,10 @@ class SelfEvaluation:
     def _check_same(self) -> None:
         """Keep cells of different settings apart; rates may be added to a run."""
         options = self.options
-        asked = json.dumps([asdict(task.question) for task in self._tasks], ensure_ascii=False)
         self._run.keep_settings(
             {
                 "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
-                "questions": hashlib.blake2b(asked.encode(), digest_size=16).hexdigest(),
+                "questions": tasks_digest(self._tasks),
                 "engines": options.engines.to_json(),
                 "parallel": options.parallel,
                 "seed": options.seed,

@@ -95,7 +95,9 @@ def ablation(
             large=_engine(large_model, kv_cache_gib, large_args, large_env or [], flag="--large-env"),
             max_model_len=max_model_len,
         ),
-        configurations=tuple(find_configuration(name) for name in names(configurations) or CONFIGURATIONS),
+        configurations=tuple(
+            find_configuration(name) for name in _different(configurations) or CONFIGURATIONS
+        ),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
         questions_per_place=questions_per_place,
         min_questions=min_questions,
@@ -106,8 +108,9 @@ def ablation(
     world = _World(
         seed=seed, languages=_languages(languages), hops=whole_numbers(hops, flag="--hops"), offset=offset
     )
-    corpora = _corpora(names(benchmarks), options, world, data, out)
+    corpora = _corpora(_different(benchmarks), options, world, data, out)
     benchmark = Ablation(corpora=corpora, options=options, folder=out)
+    benchmark.prepare()
     missing = benchmark.missing
     loads = len({(block, configuration.name) for block, configuration, _ in missing})
     try:
@@ -153,6 +156,10 @@ def _engine(
     )
 
 
+def _different(text: str) -> list[str]:
+    return list(dict.fromkeys(names(text)))
+
+
 def _languages(text: str) -> list[Literal["en", "zh"]]:
     known: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     chosen = [language for name in names(text) for language in known if language == name]
@@ -179,6 +186,8 @@ def _closed_world(count: int, world: _World, data: Path | None, docs: Path) -> C
     from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
 
     made = generate_world(seed=world.seed, questions=count, languages=world.languages, hops=world.hops)
+    # Another world must not write into the documents of a run that it is then refused to continue.
+    docs /= "-".join(map(str, (world.seed, *world.languages, *world.hops)))
     write_world(made, docs)
     return Corpus(name="closed-world", questions=made.questions[world.offset :], docs=docs)
 
@@ -222,7 +231,7 @@ def _write(rows: list[AblationRow], out: Path, json_file: Path | None, options: 
 
 def _table(rows: list[AblationRow]) -> list[str]:
     head = (
-        "n", "configuration", "questions", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
+        "n", "configuration", "questions", "failed", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
         "difference (95%)", "F1", "tokens", "computed", "ineffective", "OTE", "cache hits",
     )  # fmt: skip
     return aligned([head, *(_cells(row) for row in rows)])
@@ -233,10 +242,11 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         str(row.n),
         row.configuration,
         str(row.questions),
+        str(row.failures),
         f"{1000 * row.qps:.2f}",
-        f"{row.end_to_end_s:.1f}",
+        f"{row.end_to_end_s:.1f}" if row.end_to_end_s is not None else "-",
         f"{row.speedup_interval:.2f}" if row.speedup_interval else "-",
-        f"{row.qps_ratio:.2f}" if row.qps_ratio else "-",
+        f"{row.qps_ratio:.2f}" if row.qps_ratio is not None else "-",
         f"{row.accuracy:.0%}",
         f"{row.accuracy_difference:+.2f}" if row.accuracy_difference else "-",
         f"{row.f1:.2f}",

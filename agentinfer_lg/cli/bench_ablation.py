@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.evals.ablation_figures import AblationRow
     from agentinfer_lg.evals.agent_engines import TierEngine
     from agentinfer_lg.evals.agent_runs import Answered, Corpus
+    from agentinfer_lg.settings import Tier
 
 __all__ = ("register",)
 
@@ -91,8 +92,8 @@ def ablation(
 
     options = AblationOptions(
         engines=EnginePair(
-            small=_engine(small_model, kv_cache_gib, small_args, small_env or [], flag="--small-env"),
-            large=_engine(large_model, kv_cache_gib, large_args, large_env or [], flag="--large-env"),
+            small=_engine("small", small_model, kv_cache_gib, small_args, small_env or []),
+            large=_engine("large", large_model, kv_cache_gib, large_args, large_env or []),
             max_model_len=max_model_len,
         ),
         configurations=tuple(
@@ -139,7 +140,7 @@ class _World:
 
 
 def _engine(
-    model: str, kv_cache_gib: float | None, args: str, variables: list[str], *, flag: str
+    tier: Tier, model: str, kv_cache_gib: float | None, args: str, variables: list[str]
 ) -> TierEngine:
     from agentinfer_lg.evals.agent_engines import TierEngine
 
@@ -147,13 +148,16 @@ def _engine(
     for text in variables:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            msg = f"{flag} {text!r} is not of the form NAME=VALUE."
+            msg = f"--{tier}-env {text!r} is not of the form NAME=VALUE."
             raise UserInputError(msg)
         environment[name] = value
+    try:
+        more = tuple(shlex.split(args))
+    except ValueError as error:
+        msg = f"--{tier}-args {args!r} cannot be split into arguments: {error}."
+        raise UserInputError(msg) from None
     folder = str(model_folder(model)) if model == "demo" else model
-    return TierEngine(
-        model=folder, kv_cache_gib=kv_cache_gib, args=tuple(shlex.split(args)), environment=environment
-    )
+    return TierEngine(model=folder, kv_cache_gib=kv_cache_gib, args=more, environment=environment)
 
 
 def _different(text: str) -> list[str]:

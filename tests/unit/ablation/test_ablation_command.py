@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from agentinfer_lg.cli import bench
 from agentinfer_lg.errors import AgentInferError, ConfigurationError, UserInputError
-from agentinfer_lg.evals import ablation
+from agentinfer_lg.evals import ablation, ablation_plots
 from agentinfer_lg.evals.ablation import read_cells
 
 Run = Callable[..., Any]
@@ -51,11 +51,19 @@ def hotpotqa(folder: Path, *, questions: int) -> Path:
     return data
 
 
-def test_from_flags_to_table_json_and_charts_and_on(tmp_path: Path, engines: FakeEngines) -> None:
+def test_from_flags_to_table_and_files_and_on(
+    tmp_path: Path, engines: FakeEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ablation_plots, "draw_ablation", lambda cells, folder: [folder / f"{len(cells)}-cells.svg"]
+    )
     file = tmp_path / "rows.json"
     flags = ["--configurations", "one-shot,baseline,baseline", "--json", str(file)]
-    result = invoke(tmp_path, *flags, "--large-env", "DEVICES=1,2=3", "--large-args", "--seed '7'")
+    result = invoke(
+        tmp_path, *flags, "--large-env", "DEVICES=1,2=3", "--large-args", "--seed '7'", "--plots", "p"
+    )
     assert result.exit_code == 0, result.output
+    assert "drawn: p/4-cells.svg" in result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert [column.strip() for column in lines[0].split("|")[1:4]] == ["n", "configuration", "questions"]
     shown = [tuple(column.strip() for column in line.split("|")[1:4]) for line in lines[2:]]

@@ -29,7 +29,7 @@ PAIR = EnginePair(small=TierEngine(model="owner/small"), large=TierEngine(model=
 
 
 class CountingEngine(FakeOpenAI):
-    """Counts generated tokens as vLLM does: one of ten of each chat request is not the first of its step."""
+    """Counts as vLLM does: each chat request reads 100 tokens and writes 10, of which 2 were drafted and accepted."""
 
     def series(self) -> str:
         count = len(self.chats)
@@ -45,7 +45,7 @@ class FakeEngines:
     """Starts fake servers; remembers all of them."""
 
     seconds: float = 0.0
-    """Of each chat request."""
+    """How long each chat request takes."""
     on_chat: Callable[[str, str], None] = lambda configuration, prompt: None
     check: Callable[[], None] = lambda: None
     started: list[tuple[str, dict[str, CountingEngine]]] = field(default_factory=list)

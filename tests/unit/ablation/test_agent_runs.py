@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -87,7 +86,7 @@ def test_seconds_count_from_taking_a_task_up() -> None:
     assert together < 0.3
 
 
-def test_each_benchmark_has_its_asker(tmp_path: Path) -> None:
+def test_each_benchmark_has_its_asker() -> None:
     one, two = FakeAsker(), FakeAsker()
     mixed = [*tasks(["0 a"], "one"), *tasks(["0 b", "0 c"], "two")]
     began = time.monotonic()

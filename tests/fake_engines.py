@@ -1,7 +1,7 @@
 """Servers for an ablation that are there at once: fake endpoints in this process, with the counters of vLLM.
 
-As a program, an ablation that a test can kill: `python tests/fake_engines.py FOLDER COUNTS SECONDS` runs two configurations
-and writes one line per answered chat request to COUNTS.
+As a program, an ablation that a test can kill: `python tests/fake_engines.py FOLDER CELL` runs two configurations, whose
+servers do not answer any more once the file CELL is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fake_openai import Brain, FakeOpenAI, Reply
+from fake_openai import HOLD_SECONDS, Brain, FakeOpenAI, Reply
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.evals.ablation import Ablation, AblationOptions
@@ -44,8 +44,6 @@ class CountingEngine(FakeOpenAI):
 class FakeEngines:
     """Starts fake servers; remembers all of them."""
 
-    seconds: float = 0.0
-    """How long each chat request takes."""
     on_chat: Callable[[str, str], None] = lambda configuration, prompt: None
     check: Callable[[], None] = lambda: None
     started: list[tuple[str, dict[str, CountingEngine]]] = field(default_factory=list)
@@ -66,7 +64,6 @@ class FakeEngines:
         brain = Brain()
 
         def answer(request: dict[str, Any], index: int) -> Reply:
-            time.sleep(self.seconds)
             self.on_chat(configuration.name, str(request["messages"]))
             return brain(request, index)
 
@@ -119,15 +116,14 @@ def small_ablation(
 
 
 def main() -> None:
-    """Run until the end or until killed."""
-    folder, counts, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    with counts.open("a", encoding="utf-8") as lines:
+    """Run until killed."""
+    folder, last = Path(sys.argv[1]), sys.argv[2]
 
-        def count(configuration: str, prompt: str) -> None:
-            lines.write(f"{configuration}\n")
-            lines.flush()
+    def hang(configuration: str, prompt: str) -> None:
+        if (folder / "run" / "cells" / last).exists():
+            time.sleep(HOLD_SECONDS)
 
-        small_ablation(folder, FakeEngines(seconds=seconds, on_chat=count)).run()
+    small_ablation(folder, FakeEngines(on_chat=hang)).run()
 
 
 if __name__ == "__main__":

@@ -125,9 +125,8 @@ class TestRun:
 class TestResume:
     @pytest.mark.parametrize("last", ["0-one-shot-1.json", "0-baseline-1.json"])
     def test_a_killed_run_goes_on_with_the_cell_that_was_cut_off(self, tmp_path: Path, last: str) -> None:
-        counts = tmp_path / "counts"
         child = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "fake_engines.py"), str(tmp_path), str(counts), "0.15"],
+            [sys.executable, str(ROOT / "tests" / "fake_engines.py"), str(tmp_path), last]
         )
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "cells" / last).exists():

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,10 +79,10 @@ def test_a_failure_does_not_stop_the_others() -> None:
 
 def test_seconds_count_from_taking_a_task_up() -> None:
     answered, seconds = run(tasks(["1 turn"] * 4), FakeAsker(seconds=0.1), 1)
-    assert all(0.09 < each.seconds < 0.3 for each in answered)
-    assert sum(each.seconds for each in answered) == pytest.approx(seconds, abs=0.05)
-    _, together = run(tasks(["1 turn"] * 4), FakeAsker(seconds=0.1), 4)
-    assert together < 0.3
+    assert all(each.seconds > 0.09 for each in answered)
+    assert sum(each.seconds for each in answered) <= seconds  # waiting for a place does not count
+    answered, seconds = run(tasks(["1 turn"] * 4), FakeAsker(seconds=0.1), 4)
+    assert max(each.seconds for each in answered) <= seconds < sum(each.seconds for each in answered)
 
 
 def test_each_benchmark_has_its_asker() -> None:

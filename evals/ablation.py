@@ -12,6 +12,7 @@ a whole, so one that was cut off is run again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from typing import Any
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError, UserInputError
-from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, agent_engines
+from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, StartEngines, agent_engines
 from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, Configuration
 from agentinfer_lg.evals.agent_runs import Answered, Asker, Corpus, Task, askers, run_closed_loop
 from agentinfer_lg.evals.answers import exact_match, token_f1
@@ -53,7 +54,12 @@ class AblationOptions:
     @property
     def questions(self) -> int:
         """Questions that the whole run takes, and one more that only warms up."""
-        return self.blocks * sum(map(self.questions_at, self.concurrency)) + 1
+        return self.blocks * self.questions_per_block + 1
+
+    @property
+    def questions_per_block(self) -> int:
+        """Questions of the cells of one block, of which each configuration gets all."""
+        return sum(map(self.questions_at, self.concurrency))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,7 @@ class Ablation:
     corpora: Sequence[Corpus]
     options: AblationOptions
     folder: Path
+    start_engines: StartEngines = agent_engines
 
     @property
     def missing(self) -> list[tuple[int, Configuration, int]]:
@@ -89,6 +96,16 @@ class Ablation:
             for places in self.options.concurrency
             if not self._file(block, configuration.name, places).exists()
         ]
+
+    def prepare(self) -> None:
+        """Note the settings of a new run, or compare them with those that the folder holds.
+
+        Raises:
+            ConfigurationError: The folder holds a run of other settings.
+            UserInputError: There are too few questions.
+        """
+        self._check_questions()
+        self._check_same()
 
     def run(
         self,
@@ -107,11 +124,10 @@ class Ablation:
             UserInputError: There are too few questions.
             EngineError: A server does not start, or died.
         """
-        self._check_questions()
-        self._check_same()
+        self.prepare()
         for configuration, cells in _grouped(self.missing):
             on_step(f"{configuration.name}: loading the engines")
-            with agent_engines(self.options.engines, configuration) as engines:
+            with self.start_engines(self.options.engines, configuration) as engines:
                 asyncio.run(self._measure(engines, configuration, cells, on_step, on_done))
 
     async def _measure(
@@ -140,7 +156,7 @@ class Ablation:
                 n=places,
                 seconds=round(seconds, 3),
                 questions=[_record(each) for each in answered],
-                servers={tier: asdict(after[tier].since(before[tier])) for tier in after},
+                servers={tier: asdict(after[tier].since(before[tier])) for tier in after if tier in before},
             )
             self._write(cell)
 
@@ -153,10 +169,8 @@ class Ablation:
         return self.folder / "cells" / f"{block}-{configuration}-{places}.json"
 
     def _write(self, cell: Cell) -> None:
-        file = self._file(cell.block, cell.configuration, cell.n)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(cell), ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(file)
+        text = json.dumps(asdict(cell), ensure_ascii=False)
+        _write_whole(self._file(cell.block, cell.configuration, cell.n), text)
 
     def _check_questions(self) -> None:
         there = len(_all_tasks(self.corpora))
@@ -168,9 +182,10 @@ class Ablation:
             raise UserInputError(msg)
 
     def _check_same(self) -> None:
-        """Keep cells of different settings apart; more blocks, configurations or N may be added to a run."""
+        """Keep cells of different settings apart; more blocks and configurations may be added to a run."""
         wanted = {
-            "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
+            "benchmarks": [corpus.name for corpus in self.corpora],
+            "questions": _digest(_all_tasks(self.corpora)[: self.options.questions_per_block]),
             "engines": self.options.engines.to_json(),
             "context": self.options.context.model_dump(),
             "tool_seconds": self.options.tool_seconds,
@@ -182,7 +197,7 @@ class Ablation:
         (self.folder / "cells").mkdir(parents=True, exist_ok=True)
         file = self.folder / "settings.json"
         if not file.exists():
-            file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            _write_whole(file, json.dumps(wanted, indent=2))
             return
         found = json.loads(file.read_text(encoding="utf-8"))
         changed = [key for key in wanted if found.get(key) != wanted[key]]
@@ -195,9 +210,10 @@ def cell_tasks(
     corpora: Sequence[Corpus], options: AblationOptions, block: int, places: int
 ) -> Sequence[Task]:
     """Return the questions of a cell: others for each block and N, the same for all configurations."""
-    per_block = sum(map(options.questions_at, options.concurrency))
     position = list(options.concurrency).index(places)
-    start = block * per_block + sum(map(options.questions_at, options.concurrency[:position]))
+    start = block * options.questions_per_block + sum(
+        map(options.questions_at, options.concurrency[:position])
+    )
     return _all_tasks(corpora)[start : start + options.questions_at(places)]
 
 
@@ -211,7 +227,8 @@ def read_cells(folder: Path) -> list[Cell]:
     if not files:
         msg = f"{folder} holds no cells. Pass the folder that `agentinfer bench ablation --out FOLDER` wrote."
         raise UserInputError(msg)
-    return [Cell(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    cells = [Cell(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return sorted(cells, key=lambda cell: cell.block)
 
 
 def _all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
@@ -221,6 +238,20 @@ def _all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
         for corpus in corpora
     ]
     return [task for row in zip(*columns, strict=False) for task in row]
+
+
+def _digest(tasks: Sequence[Task]) -> str:
+    told = [
+        [task.benchmark, task.question.id, task.question.question, task.question.answers] for task in tasks
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file that is there with all of its text or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def _rotated(configurations: Sequence[Configuration], block: int) -> list[Configuration]:
@@ -239,10 +270,9 @@ def _grouped(
 
 
 async def _figures(engines: AgentEngines) -> dict[str, ServerFigures]:
-    return {
-        tier: await fetch_server_figures(server.base_url) or ServerFigures()
-        for tier, server in engines.servers.items()
-    }
+    """Ask all servers that have such a page."""
+    asked = {tier: await fetch_server_figures(url) for tier, url in engines.urls.items()}
+    return {tier: figures for tier, figures in asked.items() if figures is not None}
 
 
 def _record(answered: Answered) -> dict[str, Any]:  # Any: JSON
@@ -253,7 +283,7 @@ def _record(answered: Answered) -> dict[str, Any]:  # Any: JSON
         "id": question.id,
         "evidence": list(question.evidence),
         "answers": list(question.answers),
-        "correct": any(exact_match(answer, right) for right in question.answers),
+        "correct": result is not None and any(exact_match(answer, right) for right in question.answers),
         "f1": max(token_f1(answer, right) for right in question.answers),
         "seconds": round(answered.seconds, 3),
         "failure": answered.failure,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.evals.ablation_figures import AblationRow
     from agentinfer_lg.evals.agent_engines import TierEngine
     from agentinfer_lg.evals.agent_runs import Answered, Corpus
+    from agentinfer_lg.settings import Tier
 
 __all__ = ("register",)
 
@@ -91,11 +92,13 @@ def ablation(
 
     options = AblationOptions(
         engines=EnginePair(
-            small=_engine(small_model, kv_cache_gib, small_args, small_env or [], flag="--small-env"),
-            large=_engine(large_model, kv_cache_gib, large_args, large_env or [], flag="--large-env"),
+            small=_engine("small", small_model, kv_cache_gib, small_args, small_env or []),
+            large=_engine("large", large_model, kv_cache_gib, large_args, large_env or []),
             max_model_len=max_model_len,
         ),
-        configurations=tuple(find_configuration(name) for name in names(configurations) or CONFIGURATIONS),
+        configurations=tuple(
+            find_configuration(name) for name in _different(configurations) or CONFIGURATIONS
+        ),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
         questions_per_place=questions_per_place,
         min_questions=min_questions,
@@ -106,8 +109,9 @@ def ablation(
     world = _World(
         seed=seed, languages=_languages(languages), hops=whole_numbers(hops, flag="--hops"), offset=offset
     )
-    corpora = _corpora(names(benchmarks), options, world, data, out)
+    corpora = _corpora(_different(benchmarks), options, world, data, out)
     benchmark = Ablation(corpora=corpora, options=options, folder=out)
+    benchmark.prepare()
     missing = benchmark.missing
     loads = len({(block, configuration.name) for block, configuration, _ in missing})
     try:
@@ -136,7 +140,7 @@ class _World:
 
 
 def _engine(
-    model: str, kv_cache_gib: float | None, args: str, variables: list[str], *, flag: str
+    tier: Tier, model: str, kv_cache_gib: float | None, args: str, variables: list[str]
 ) -> TierEngine:
     from agentinfer_lg.evals.agent_engines import TierEngine
 
@@ -144,13 +148,20 @@ def _engine(
     for text in variables:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            msg = f"{flag} {text!r} is not of the form NAME=VALUE."
+            msg = f"--{tier}-env {text!r} is not of the form NAME=VALUE."
             raise UserInputError(msg)
         environment[name] = value
+    try:
+        more = tuple(shlex.split(args))
+    except ValueError as error:
+        msg = f"--{tier}-args {args!r} cannot be split into arguments: {error}."
+        raise UserInputError(msg) from None
     folder = str(model_folder(model)) if model == "demo" else model
-    return TierEngine(
-        model=folder, kv_cache_gib=kv_cache_gib, args=tuple(shlex.split(args)), environment=environment
-    )
+    return TierEngine(model=folder, kv_cache_gib=kv_cache_gib, args=more, environment=environment)
+
+
+def _different(text: str) -> list[str]:
+    return list(dict.fromkeys(names(text)))
 
 
 def _languages(text: str) -> list[Literal["en", "zh"]]:
@@ -179,6 +190,8 @@ def _closed_world(count: int, world: _World, data: Path | None, docs: Path) -> C
     from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
 
     made = generate_world(seed=world.seed, questions=count, languages=world.languages, hops=world.hops)
+    # Another world must not write into the documents of a run that it is then refused to continue.
+    docs /= "-".join(map(str, (world.seed, *world.languages, *world.hops)))
     write_world(made, docs)
     return Corpus(name="closed-world", questions=made.questions[world.offset :], docs=docs)
 
@@ -222,7 +235,7 @@ def _write(rows: list[AblationRow], out: Path, json_file: Path | None, options: 
 
 def _table(rows: list[AblationRow]) -> list[str]:
     head = (
-        "n", "configuration", "questions", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
+        "n", "configuration", "questions", "failed", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
         "difference (95%)", "F1", "tokens", "computed", "ineffective", "OTE", "cache hits",
     )  # fmt: skip
     return aligned([head, *(_cells(row) for row in rows)])
@@ -233,10 +246,11 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         str(row.n),
         row.configuration,
         str(row.questions),
+        str(row.failures),
         f"{1000 * row.qps:.2f}",
-        f"{row.end_to_end_s:.1f}",
+        f"{row.end_to_end_s:.1f}" if row.end_to_end_s is not None else "-",
         f"{row.speedup_interval:.2f}" if row.speedup_interval else "-",
-        f"{row.qps_ratio:.2f}" if row.qps_ratio else "-",
+        f"{row.qps_ratio:.2f}" if row.qps_ratio is not None else "-",
         f"{row.accuracy:.0%}",
         f"{row.accuracy_difference:+.2f}" if row.accuracy_difference else "-",
         f"{row.f1:.2f}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.answers import exact_match, token_f1
@@ -44,6 +45,10 @@ class Comparison:
     """Computed tokens that did not help (`evals.breakdown`), per question; None where a result has no trace."""
     ineffective_ratio: Interval | None
     """None also where B has no such tokens."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object."""
+        return asdict(self)
 
 
 def common_questions(a: Path, b: Path) -> dict[str, Asked]:

@@ -293,7 +293,7 @@ def test_without_data(tmp_path: Path, server: FakeOpenAI) -> None:
 async def test_other_settings_are_refused_by_the_library_too(tmp_path: Path) -> None:
     def run(*flags: str) -> BenchmarkRun:
         return BenchmarkRun(
-            name="x", folder=tmp_path / "run", questions=[], data=tmp_path, docs=tmp_path, flags=flags
+            name="x", folder=tmp_path / "run", questions=[], data="made up", docs=tmp_path, flags=flags
         )
 
     done: list[Any] = []

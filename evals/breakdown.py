@@ -193,7 +193,7 @@ def combined(parts: Iterable[Breakdown]) -> Breakdown:
         cached_tokens=sum(part.cached_tokens for part in listed),
         output_tokens=sum(part.output_tokens for part in listed),
         ineffective=sum((part.ineffective for part in listed), Ineffective()),
-        components={name: dict(figures) for name, figures in components.items()},
+        components={name: dict(figures) for name, figures in sorted(components.items())},
     )
 
 

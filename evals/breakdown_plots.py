@@ -21,7 +21,7 @@ _COLOURS: dict[Phase, str] = {
     "wait": "#bbbbbb",
     "distill": "white",
 }
-_USEFUL, _INEFFECTIVE = "#4477aa", "#ee6677"
+_USEFUL, _INEFFECTIVE = "#66ccee", "#ee6677"
 
 
 def draw_profile(profile: Profile, file: Path) -> Path:
@@ -98,12 +98,14 @@ def _components(axes: Axes, profile: Profile) -> None:
     axes.set_title("Computed tokens per component")
     axes.set_xlabel("prompt tokens that were not cached, and output tokens")
     axes.set_xlim(0, 1.18 * max(computed.values(), default=0.0) or 1.0)
-    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_major_formatter(_short)
     axes.grid(visible=True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if names:
         axes.legend(fontsize=7, loc="lower right")
 
 
-def _thousands(value: float, place: int) -> str:
-    return f"{value:,.0f}" if value < 10_000 else f"{value / 1000:,.0f}k"
+def _short(value: float, place: int) -> str:
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:g}M"
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

@@ -85,6 +85,6 @@ async def fetch_server_figures(base_url: str) -> ServerFigures | None:
     try:
         async with httpx.AsyncClient(timeout=10.0) as http:
             page = await http.get(f"{base_url.rstrip('/').removesuffix('/v1')}/metrics")
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return None
     return read_server_figures(page.text) if page.is_success and "vllm:" in page.text else None

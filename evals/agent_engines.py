@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from agentinfer_lg.evals.agent_parts import Configuration
 from agentinfer_lg.serving.launch import ServeOptions, Server
@@ -13,7 +13,7 @@ from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
-__all__ = ("AgentEngines", "EnginePair", "TierEngine", "agent_engines")
+__all__ = ("AgentEngines", "EnginePair", "RunningServer", "TierEngine", "agent_engines")
 
 _START_SECONDS = 1800.0
 
@@ -64,11 +64,26 @@ class EnginePair:
         )
 
 
+class RunningServer(Protocol):
+    """A server that has been started, as `serving.launch.Server` is."""
+
+    @property
+    def base_url(self) -> str:
+        """Of its API, ending in `/v1`."""
+
+    def wait_ready(self, timeout: float = ...) -> float:
+        """Return once it answers.
+
+        Raises:
+            EngineError: It died, or does not answer in `timeout` seconds.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentEngines:
     """Running servers."""
 
-    servers: Mapping[Tier, Server]
+    servers: Mapping[Tier, RunningServer]
 
     def settings(self) -> Settings:
         """Return the agent's settings: these endpoints, and nothing from the environment."""

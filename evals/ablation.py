@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.context import Context
-from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, agent_engines
+from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, StartEngines, agent_engines
 from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, Configuration
 from agentinfer_lg.evals.agent_runs import (
     Answered,
@@ -29,6 +29,7 @@ from agentinfer_lg.evals.agent_runs import (
     question_record,
     require_questions,
     run_closed_loop,
+    tasks_digest,
     warm_up,
 )
 from agentinfer_lg.evals.run_folder import RunFolder
@@ -61,7 +62,12 @@ class AblationOptions:
     @property
     def questions(self) -> int:
         """Questions that the whole run takes, and one more that only warms up."""
-        return self.blocks * sum(map(self.questions_at, self.concurrency)) + 1
+        return self.blocks * self.questions_per_block + 1
+
+    @property
+    def questions_per_block(self) -> int:
+        """Questions of the cells of one block, of which each configuration gets all."""
+        return sum(map(self.questions_at, self.concurrency))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,7 @@ class Ablation:
     corpora: Sequence[Corpus]
     options: AblationOptions
     folder: Path
+    start_engines: StartEngines = agent_engines
 
     @property
     def missing(self) -> list[tuple[int, Configuration, int]]:
@@ -97,6 +104,18 @@ class Ablation:
             for places in self.options.concurrency
             if not RunFolder(self.folder).has(_cell_name(block, configuration.name, places))
         ]
+
+    def prepare(self) -> None:
+        """Note the settings of a new run, or compare them with those that the folder holds.
+
+        Raises:
+            ConfigurationError: The folder holds a run of other settings.
+            UserInputError: There are too few questions.
+        """
+        require_questions(
+            self.corpora, self.options.questions, lower="--concurrency, --blocks or --questions-per-place"
+        )
+        self._check_same()
 
     def run(
         self,
@@ -115,15 +134,10 @@ class Ablation:
             UserInputError: There are too few questions.
             EngineError: A server does not start, or died.
         """
-        require_questions(
-            self.corpora,
-            self.options.questions,
-            lower="--concurrency, --blocks or --questions-per-place",
-        )
-        self._check_same()
+        self.prepare()
         for configuration, cells in _grouped(self.missing):
             on_step(f"{configuration.name}: loading the engines")
-            with agent_engines(self.options.engines, configuration) as engines:
+            with self.start_engines(self.options.engines, configuration) as engines:
                 asyncio.run(self._measure(engines, configuration, cells, on_step, on_done))
 
     async def _measure(
@@ -152,15 +166,16 @@ class Ablation:
                 n=places,
                 seconds=round(seconds, 3),
                 questions=[question_record(each) for each in answered],
-                servers={tier: asdict(after[tier].since(before[tier])) for tier in after},
+                servers={tier: asdict(after[tier].since(before[tier])) for tier in after if tier in before},
             )
             RunFolder(self.folder).write(_cell_name(block, configuration.name, places), asdict(cell))
 
     def _check_same(self) -> None:
-        """Keep cells of different settings apart; more blocks, configurations or N may be added to a run."""
+        """Keep cells of different settings apart; more blocks and configurations may be added to a run."""
         RunFolder(self.folder).keep_settings(
             {
-                "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
+                "benchmarks": [corpus.name for corpus in self.corpora],
+                "questions": tasks_digest(all_tasks(self.corpora)[: self.options.questions_per_block]),
                 "engines": self.options.engines.to_json(),
                 "context": self.options.context.model_dump(),
                 "tool_seconds": self.options.tool_seconds,
@@ -175,9 +190,10 @@ def cell_tasks(
     corpora: Sequence[Corpus], options: AblationOptions, block: int, places: int
 ) -> Sequence[Task]:
     """Return the questions of a cell: others for each block and N, the same for all configurations."""
-    per_block = sum(map(options.questions_at, options.concurrency))
     position = list(options.concurrency).index(places)
-    start = block * per_block + sum(map(options.questions_at, options.concurrency[:position]))
+    start = block * options.questions_per_block + sum(
+        map(options.questions_at, options.concurrency[:position])
+    )
     return all_tasks(corpora)[start : start + options.questions_at(places)]
 
 
@@ -210,7 +226,6 @@ def _grouped(
 
 
 async def _figures(engines: AgentEngines) -> dict[str, ServerFigures]:
-    return {
-        tier: await fetch_server_figures(server.base_url) or ServerFigures()
-        for tier, server in engines.servers.items()
-    }
+    """Ask all servers that have such a page."""
+    asked = {tier: await fetch_server_figures(url) for tier, url in engines.urls.items()}
+    return {tier: figures for tier, figures in asked.items() if figures is not None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ __all__ = (
     "question_record",
     "require_questions",
     "run_closed_loop",
+    "tasks_digest",
     "warm_up",
 )
 
@@ -119,6 +122,14 @@ def all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
     return [task for row in zip(*columns, strict=False) for task in row]
 
 
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """Return a short text that differs where the tasks do."""
+    told = [
+        [task.benchmark, task.question.id, task.question.question, task.question.answers] for task in tasks
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
 def require_questions(corpora: Sequence[Corpus], count: int, *, lower: str) -> None:
     """Check that there are `count` questions.
 
@@ -185,7 +196,7 @@ def question_record(answered: Answered) -> dict[str, Any]:  # Any: JSON
         "id": question.id,
         "evidence": list(question.evidence),
         "answers": list(question.answers),
-        "correct": any(exact_match(answer, right) for right in question.answers),
+        "correct": result is not None and any(exact_match(answer, right) for right in question.answers),
         "f1": max(token_f1(answer, right) for right in question.answers),
         "seconds": round(answered.seconds, 3),
         "failure": answered.failure,

@@ -38,7 +38,7 @@ class RunFolder:
         (self.path / "cells").mkdir(parents=True, exist_ok=True)
         file = self.path / "settings.json"
         if not file.exists():
-            file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+            _write_whole(file, json.dumps(wanted, indent=2))
             return
         found = json.loads(file.read_text(encoding="utf-8"))
         changed = [key for key in wanted if found.get(key) != wanted[key]]
@@ -48,10 +48,7 @@ class RunFolder:
 
     def write(self, cell: str, content: Mapping[str, Any]) -> None:  # Any: JSON
         """Write a cell, all of it or nothing."""
-        file = self._file(cell)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(file)
+        _write_whole(self._file(cell), json.dumps(content, ensure_ascii=False))
 
     def read(self, *, command: str) -> list[dict[str, Any]]:  # Any: JSON
         """Return all cells, by their names.
@@ -70,3 +67,10 @@ class RunFolder:
 
     def _file(self, cell: str) -> Path:
         return self.path / "cells" / f"{cell}.json"
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file that is there with all of its text or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(file)

@@ -36,7 +36,7 @@ from agentinfer_lg.cli.bench_agent import (
     make_corpora,
     report_answer,
 )
-from agentinfer_lg.cli.bench_flags import aligned, names, step_progress, whole_numbers
+from agentinfer_lg.cli.bench_flags import aligned, different_names, step_progress, whole_numbers
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.ablation import AblationOptions
@@ -95,7 +95,9 @@ def ablation(
             variables=(small_env or [], large_env or []),
             max_model_len=max_model_len,
         ),
-        configurations=tuple(find_configuration(name) for name in names(configurations) or CONFIGURATIONS),
+        configurations=tuple(
+            find_configuration(name) for name in different_names(configurations) or CONFIGURATIONS
+        ),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
         questions_per_place=questions_per_place,
         min_questions=min_questions,
@@ -109,8 +111,9 @@ def ablation(
         hops=whole_numbers(hops, flag="--hops"),
         offset=offset,
     )
-    corpora = make_corpora(names(benchmarks), options.questions, world, data, out)
+    corpora = make_corpora(different_names(benchmarks), options.questions, world, data, out)
     benchmark = Ablation(corpora=corpora, options=options, folder=out)
+    benchmark.prepare()
     missing = benchmark.missing
     loads = len({(block, configuration.name) for block, configuration, _ in missing})
     try:

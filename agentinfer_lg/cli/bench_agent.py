@@ -135,6 +135,11 @@ def _engine(
 
 
 def known_languages(text: str) -> list[Literal["en", "zh"]]:
+    """Read languages of the closed world, separated by commas.
+
+    Raises:
+        UserInputError: There is none, or one is unknown.
+    """
     known: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     chosen = [language for name in names(text) for language in known if language == name]
     if not chosen or len(chosen) != len(names(text)):
@@ -146,6 +151,18 @@ def known_languages(text: str) -> list[Literal["en", "zh"]]:
 def make_corpora(
     wanted: list[str], questions: int, world: World, data: Path | None, out: Path
 ) -> list[Corpus]:
+    """Make the benchmarks, their documents below the folder of the run.
+
+    Args:
+        wanted: Their names.
+        questions: How many are needed, all benchmarks together.
+        world: What the closed world is made from.
+        data: Folder of HotpotQA, where it is not the default.
+        out: Folder of the run.
+
+    Raises:
+        UserInputError: There is no such benchmark, or its data are not there.
+    """
     count = world.offset + -(-questions // max(1, len(wanted)))
     made = {"closed-world": _closed_world, "hotpotqa": _hotpotqa}
     unknown = [name for name in wanted if name not in made]
@@ -160,6 +177,8 @@ def _closed_world(count: int, world: World, data: Path | None, docs: Path) -> Co
     from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
 
     made = generate_world(seed=world.seed, questions=count, languages=world.languages, hops=world.hops)
+    # Another world must not write into the documents of a run that it is then refused to continue.
+    docs /= "-".join(map(str, (world.seed, *world.languages, *world.hops)))
     write_world(made, docs)
     return Corpus(name="closed-world", questions=made.questions[world.offset :], docs=docs)
 
@@ -176,6 +195,7 @@ def _hotpotqa(count: int, world: World, data: Path | None, docs: Path) -> Corpus
 
 
 def report_answer(answered: Answered) -> None:
+    """Say what came of a question, in a line."""
     result = answered.result
     answer = " ".join(result["answer"].split())[:60] if result else f"failed: {answered.failure}"
     typer.echo(f"  {answered.seconds:6.0f} s  {answered.task.question.answer[:30]} <- {answer}", err=True)

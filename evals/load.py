@@ -63,6 +63,17 @@ class LoadOptions:
         """Questions that the whole run takes, and one more that only warms up."""
         return sum(self.counts) + 1
 
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return what cells of one run have in common, as a JSON object."""
+        return {
+            "engines": self.engines.to_json(),
+            "context": self.context.model_dump(),
+            "concurrency": self.concurrency,
+            "questions_per_place": self.questions_per_place,
+            "tool_seconds": self.tool_seconds,
+            "sample_seconds": self.sample_seconds,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadCell:
@@ -117,18 +128,10 @@ class LoadRun:
             ConfigurationError: The folder holds a run of other settings.
             UserInputError: There are too few questions.
         """
-        options = self.options
-        require_questions(self.corpora, options.questions, lower="--concurrency or --questions-per-place")
-        settings = {
-            "questions": tasks_digest(all_tasks(self.corpora)[: options.questions]),
-            "engines": options.engines.to_json(),
-            "context": options.context.model_dump(),
-            "concurrency": options.concurrency,
-            "questions_per_place": options.questions_per_place,
-            "tool_seconds": options.tool_seconds,
-            "sample_seconds": options.sample_seconds,
-        }
-        RunFolder(self.folder).keep_settings(settings)
+        count = self.options.questions
+        require_questions(self.corpora, count, lower="--concurrency or --questions-per-place")
+        digest = tasks_digest(all_tasks(self.corpora)[:count])
+        RunFolder(self.folder).keep_settings({**self.options.to_json(), "questions": digest})
 
     def run(
         self,
@@ -207,12 +210,14 @@ def load_tasks(corpora: Sequence[Corpus], options: LoadOptions, places: int) -> 
 
 
 def read_load_cells(folder: Path) -> list[LoadCell]:
-    """Return the cells of a run.
+    """Return the cells of a run, by N and in the order of `CONFIGURATIONS`.
 
     Raises:
         UserInputError: The folder is no run.
     """
-    return [LoadCell.from_json(cell) for cell in RunFolder(folder).read(command="agentinfer bench load")]
+    order = list(CONFIGURATIONS)
+    cells = [LoadCell.from_json(cell) for cell in RunFolder(folder).read(command="agentinfer bench load")]
+    return sorted(cells, key=lambda cell: (cell.n, order.index(cell.configuration)))
 
 
 def _cell_name(configuration: str, places: int) -> str:

@@ -38,8 +38,10 @@ from agentinfer_lg.cli.bench_agent import (
     report_answer,
 )
 from agentinfer_lg.cli.bench_flags import aligned, different_names, step_progress, whole_numbers
+from agentinfer_lg.errors import UserInputError
 
 if TYPE_CHECKING:
+    from agentinfer_lg.evals.agent_parts import Configuration
     from agentinfer_lg.evals.load import LoadOptions, LoadRun
     from agentinfer_lg.evals.load_figures import LoadRow, LoadSeries
 
@@ -88,7 +90,6 @@ def load(
     same command goes on with the cell that was cut off.
     """
     from agentinfer_lg.cli.options import build_context, parse_assignments
-    from agentinfer_lg.evals.agent_parts import find_configuration
     from agentinfer_lg.evals.load import LoadOptions, LoadRun
 
     options = LoadOptions(
@@ -99,7 +100,7 @@ def load(
             variables=(small_env or [], large_env or []),
             max_model_len=max_model_len,
         ),
-        configurations=tuple(map(find_configuration, different_names(configurations))),
+        configurations=_configurations(configurations),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
         questions_per_place=questions_per_place,
         context=build_context({"report": "brief"}, parse_assignments(knobs or [])),
@@ -115,6 +116,16 @@ def load(
         _run(benchmark)
     finally:
         _report(out, options, window=window, json_file=json_file, plots=plots, plot_format=plot_format)
+
+
+def _configurations(text: str) -> tuple[Configuration, ...]:
+    from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, find_configuration
+
+    chosen = tuple(map(find_configuration, different_names(text)))
+    if not chosen:
+        msg = f"--configurations takes some of {', '.join(CONFIGURATIONS)}, separated by commas"
+        raise UserInputError(msg)
+    return chosen
 
 
 def _run(benchmark: LoadRun) -> None:

@@ -203,7 +203,8 @@ def read_cells(folder: Path) -> list[Cell]:
     Raises:
         UserInputError: The folder is no run.
     """
-    return [Cell(**cell) for cell in RunFolder(folder).read(command="agentinfer bench ablation")]
+    cells = [Cell(**cell) for cell in RunFolder(folder).read(command="agentinfer bench ablation")]
+    return sorted(cells, key=lambda cell: cell.block)
 
 
 def _cell_name(block: int, configuration: str, places: int) -> str:

@@ -16,6 +16,7 @@ from agentinfer_lg.errors import UserInputError
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent_engines import EnginePair, TierEngine
     from agentinfer_lg.evals.agent_runs import Answered, Corpus
+    from agentinfer_lg.settings import Tier
 
 __all__ = (
     "Benchmarks",
@@ -103,21 +104,20 @@ def engine_pair(
     """Return how both servers are started, as the flags say; pairs are small tier, large tier.
 
     Raises:
-        UserInputError: A variable is not of the form NAME=VALUE.
+        UserInputError: A variable is not of the form NAME=VALUE, or arguments cannot be split.
     """
     from agentinfer_lg.evals.agent_engines import EnginePair
 
+    tiers: tuple[Tier, Tier] = ("small", "large")
     small, large = (
-        _engine(model, kv_cache_gib, more, own, flag=flag)
-        for model, more, own, flag in zip(
-            models, args, variables, ("--small-env", "--large-env"), strict=True
-        )
+        _engine(tier, model, kv_cache_gib, more, own)
+        for tier, model, more, own in zip(tiers, models, args, variables, strict=True)
     )
     return EnginePair(small=small, large=large, max_model_len=max_model_len)
 
 
 def _engine(
-    model: str, kv_cache_gib: float | None, args: str, variables: list[str], *, flag: str
+    tier: Tier, model: str, kv_cache_gib: float | None, args: str, variables: list[str]
 ) -> TierEngine:
     from agentinfer_lg.evals.agent_engines import TierEngine
 
@@ -125,13 +125,16 @@ def _engine(
     for text in variables:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            msg = f"{flag} {text!r} is not of the form NAME=VALUE."
+            msg = f"--{tier}-env {text!r} is not of the form NAME=VALUE."
             raise UserInputError(msg)
         environment[name] = value
+    try:
+        more = tuple(shlex.split(args))
+    except ValueError as error:
+        msg = f"--{tier}-args {args!r} cannot be split into arguments: {error}."
+        raise UserInputError(msg) from None
     folder = str(model_folder(model)) if model == "demo" else model
-    return TierEngine(
-        model=folder, kv_cache_gib=kv_cache_gib, args=tuple(shlex.split(args)), environment=environment
-    )
+    return TierEngine(model=folder, kv_cache_gib=kv_cache_gib, args=more, environment=environment)
 
 
 def known_languages(text: str) -> list[Literal["en", "zh"]]:

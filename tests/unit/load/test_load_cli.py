@@ -92,6 +92,7 @@ def test_a_run_of_other_settings_stays_as_it_is(tmp_path: Path, invoke: Invoke) 
         (("--configurations", ""), "--configurations takes some of"),
         (("--benchmarks", "trivia"), "--benchmarks takes some of"),
         (("--small-env", "DEVICES"), "--small-env 'DEVICES' is not of the form NAME=VALUE"),
+        (("--large-args", "'"), '--large-args "\'" cannot be split into arguments'),
         (("--languages", "de"), "--languages takes en, zh"),
     ],
 )

@@ -153,7 +153,7 @@ def _write(rows: list[AblationRow], out: Path, json_file: Path | None, options: 
 
 def _table(rows: list[AblationRow]) -> list[str]:
     head = (
-        "n", "configuration", "questions", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
+        "n", "configuration", "questions", "failed", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
         "difference (95%)", "F1", "tokens", "computed", "ineffective", "OTE", "cache hits",
     )  # fmt: skip
     return aligned([head, *(_cells(row) for row in rows)])
@@ -164,10 +164,11 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         str(row.n),
         row.configuration,
         str(row.questions),
+        str(row.failures),
         f"{1000 * row.qps:.2f}",
-        f"{row.end_to_end_s:.1f}",
+        f"{row.end_to_end_s:.1f}" if row.end_to_end_s is not None else "-",
         f"{row.speedup_interval:.2f}" if row.speedup_interval else "-",
-        f"{row.qps_ratio:.2f}" if row.qps_ratio else "-",
+        f"{row.qps_ratio:.2f}" if row.qps_ratio is not None else "-",
         f"{row.accuracy:.0%}",
         f"{row.accuracy_difference:+.2f}" if row.accuracy_difference else "-",
         f"{row.f1:.2f}",

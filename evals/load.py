@@ -15,21 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from agentinfer_lg.context import Context
+from agentinfer_lg.evals import agent_runs as runs
 from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, StartEngines, agent_engines
 from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, Configuration
-from agentinfer_lg.evals.agent_runs import (
-    Answered,
-    Asker,
-    Corpus,
-    Task,
-    all_tasks,
-    askers,
-    question_record,
-    require_questions,
-    run_closed_loop,
-    tasks_digest,
-    warm_up,
-)
 from agentinfer_lg.evals.run_folder import RunFolder
 from agentinfer_lg.evals.server_samples import Sample, Sampler
 
@@ -102,7 +90,7 @@ class LoadCell:
 class LoadRun:
     """The whole measurement, kept in a folder."""
 
-    corpora: Sequence[Corpus]
+    corpora: Sequence[runs.Corpus]
     options: LoadOptions
     folder: Path
     start_engines: StartEngines = agent_engines
@@ -129,26 +117,26 @@ class LoadRun:
             UserInputError: There are too few questions.
         """
         count = self.options.questions
-        require_questions(self.corpora, count, lower="--concurrency or --questions-per-place")
-        digest = tasks_digest(all_tasks(self.corpora)[:count])
+        runs.require_questions(self.corpora, count, lower="--concurrency or --questions-per-place")
+        digest = runs.tasks_digest(runs.all_tasks(self.corpora)[:count])
         RunFolder(self.folder).keep_settings({**self.options.to_json(), "questions": digest})
 
     def run(
         self,
         *,
+        on_done: Callable[[runs.Answered], None] = lambda answered: None,
         on_step: Callable[[str], None] = lambda step: None,
-        on_done: Callable[[Answered], None] = lambda answered: None,
     ) -> None:
         """Run the cells that are missing.
 
         Args:
-            on_step: Called before engines are loaded and before each cell, with what it is.
             on_done: Called after each question.
+            on_step: Called before engines are loaded and before each cell, with what it is.
 
         Raises:
-            ConfigurationError: The folder holds a run of other settings.
-            UserInputError: There are too few questions.
             EngineError: A server does not start, or died.
+            ConfigurationError: As of `prepare`.
+            UserInputError: The same.
         """
         self.prepare()
         by_name = {each.name: each for each in self.options.configurations}
@@ -163,12 +151,12 @@ class LoadRun:
         configuration: Configuration,
         cells: Sequence[int],
         on_step: Callable[[str], None],
-        on_done: Callable[[Answered], None],
+        on_done: Callable[[runs.Answered], None],
     ) -> None:
         context = self.options.context.model_copy(update=configuration.knobs())
         seconds = self.options.tool_seconds
-        asking = askers(self.corpora, engines.settings(), configuration, tool_seconds=seconds)
-        await warm_up(all_tasks(self.corpora)[self.options.questions - 1], asking, context)
+        asking = runs.askers(self.corpora, engines.settings(), configuration, tool_seconds=seconds)
+        await runs.warm_up(runs.all_tasks(self.corpora)[self.options.questions - 1], asking, context)
         for places in cells:
             on_step(f"{configuration.name}, {places} at once")
             cell = await self._measure(engines, configuration.name, places, asking, context, on_done)
@@ -180,33 +168,35 @@ class LoadRun:
         engines: AgentEngines,
         configuration: str,
         places: int,
-        asking: dict[str, Asker],
+        asking: dict[str, runs.Asker],
         context: Context,
-        on_done: Callable[[Answered], None],
+        on_done: Callable[[runs.Answered], None],
     ) -> LoadCell:
         tasks = load_tasks(self.corpora, self.options, places)
         urls = {str(tier): url for tier, url in engines.urls.items()}
         async with Sampler(urls=urls, seconds=self.options.sample_seconds) as sampler:
 
-            def count(answered: Answered) -> None:
+            def count(answered: runs.Answered) -> None:
                 sampler.finished += answered.result is not None
                 on_done(answered)
 
-            answered, seconds = await run_closed_loop(tasks, asking, context, places=places, on_done=count)
+            answered, seconds = await runs.run_closed_loop(
+                tasks, asking, context, places=places, on_done=count
+            )
         return LoadCell(
             configuration=configuration,
             n=places,
             seconds=round(seconds, 3),
-            questions=[question_record(each) for each in answered],
+            questions=[runs.question_record(each) for each in answered],
             samples=sampler.samples,
         )
 
 
-def load_tasks(corpora: Sequence[Corpus], options: LoadOptions, places: int) -> list[Task]:
+def load_tasks(corpora: Sequence[runs.Corpus], options: LoadOptions, places: int) -> list[runs.Task]:
     """Return the questions of the cells with N = `places`: others for each N, the same for all configurations."""
     ends = list(accumulate(options.counts))
     position = list(options.concurrency).index(places)
-    return all_tasks(corpora)[ends[position] - options.counts[position] : ends[position]]
+    return runs.all_tasks(corpora)[ends[position] - options.counts[position] : ends[position]]
 
 
 def read_load_cells(folder: Path) -> list[LoadCell]:

@@ -32,7 +32,8 @@ class LoadSeries:
     finished: tuple[int, ...]
     """Questions answered so far."""
     qps: Column
-    """Questions answered per second of the window that ends there; None at the start."""
+    """Questions answered per second of the window that ends there; None before half a window, or half the run, has passed:
+    the first answer alone would tower above all that follows."""
     hit_rate: Column
     """Share of the prompt tokens of the window that were in the prefix cache; None where none were looked up."""
     hit_rate_so_far: Column
@@ -144,6 +145,11 @@ def load_series(cell: LoadCell, *, window_seconds: float) -> LoadSeries:
     starts = [_window_start(times, place, window_seconds) for place in range(len(times))]
     complete = [all(tier in sample.servers for tier in tiers) for sample in samples]
 
+    def qps(start: int, place: int) -> float | None:
+        passed = times[place] - times[start]
+        early = times[place] - times[0] < min(window_seconds, times[-1] - times[0]) / 2
+        return None if early or not passed else (samples[place].finished - samples[start].finished) / passed
+
     def hit_rate(start: int, place: int) -> float | None:
         asked = queries[place] - queries[start]
         # vLLM counts both at once, but an engine that is started anew may be met in between
@@ -167,12 +173,7 @@ def load_series(cell: LoadCell, *, window_seconds: float) -> LoadSeries:
         window_seconds=window_seconds,
         times=tuple(times),
         finished=tuple(sample.finished for sample in samples),
-        qps=tuple(
-            (samples[place].finished - samples[start].finished) / (times[place] - times[start])
-            if times[place] > times[start]
-            else None
-            for place, start in enumerate(starts)
-        ),
+        qps=tuple(qps(start, place) for place, start in enumerate(starts)),
         hit_rate=tuple(hit_rate(start, place) for place, start in enumerate(starts)),
         hit_rate_so_far=tuple(hit_rate(0, place) for place in range(len(times))),
         running=tuple(None if values is None else sum(values) for values in states("running")),

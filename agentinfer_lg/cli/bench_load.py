@@ -9,34 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from agentinfer_lg.cli.bench_agent import (
-    Benchmarks,
-    Concurrency,
-    Hops,
-    HotpotData,
-    JsonFile,
-    Knobs,
-    KvCacheGib,
-    Languages,
-    LargeArgs,
-    LargeEnv,
-    LargeModel,
-    MaxModelLen,
-    Offset,
-    Out,
-    Plots,
-    QuestionsPerPlace,
-    Seed,
-    SmallArgs,
-    SmallEnv,
-    SmallModel,
-    ToolSeconds,
-    World,
-    engine_pair,
-    known_languages,
-    make_corpora,
-    report_answer,
-)
+from agentinfer_lg.cli import bench_agent as agent
 from agentinfer_lg.cli.bench_flags import aligned, different_names, step_progress, whole_numbers
 from agentinfer_lg.errors import UserInputError
 
@@ -54,35 +27,35 @@ def register(app: typer.Typer) -> None:
 
 
 def load(
-    small_model: SmallModel,
-    large_model: LargeModel,
-    concurrency: Concurrency = "4,8,16",
+    small_model: agent.SmallModel,
+    large_model: agent.LargeModel,
+    concurrency: agent.Concurrency = "4,8,16",
     configurations: Annotated[
         str, typer.Option(help="Which ones, separated by commas; those of `bench ablation`.")
     ] = "all,+compress",
-    questions_per_place: QuestionsPerPlace = 2,
+    questions_per_place: agent.QuestionsPerPlace = 2,
     sample_seconds: Annotated[
         float, typer.Option(min=0.1, help="From one look at the servers' /metrics to the next.")
     ] = 2.0,
     window: Annotated[float, typer.Option(min=1.0, help="Seconds over which hit rate and QPS move.")] = 60.0,
-    kv_cache_gib: KvCacheGib = None,
-    max_model_len: MaxModelLen = 16_384,
-    small_args: SmallArgs = "",
-    small_env: SmallEnv = None,
-    large_args: LargeArgs = "",
-    large_env: LargeEnv = None,
-    knobs: Knobs = None,
-    tool_seconds: ToolSeconds = 1.0,
-    benchmarks: Benchmarks = "closed-world",
-    seed: Seed = 1,
-    languages: Languages = "en,zh",
-    hops: Hops = "2,3,4,5,6",
-    data: HotpotData = None,
-    offset: Offset = 0,
-    out: Out = Path("runs/load"),
-    plots: Plots = None,
+    kv_cache_gib: agent.KvCacheGib = None,
+    max_model_len: agent.MaxModelLen = 16_384,
+    small_args: agent.SmallArgs = "",
+    small_env: agent.SmallEnv = None,
+    large_args: agent.LargeArgs = "",
+    large_env: agent.LargeEnv = None,
+    knobs: agent.Knobs = None,
+    tool_seconds: agent.ToolSeconds = 1.0,
+    benchmarks: agent.Benchmarks = "closed-world",
+    seed: agent.Seed = 1,
+    languages: agent.Languages = "en,zh",
+    hops: agent.Hops = "2,3,4,5,6",
+    data: agent.HotpotData = None,
+    offset: agent.Offset = 0,
+    out: agent.Out = Path("runs/load"),
+    plots: agent.Plots = None,
     plot_format: Annotated[Literal["svg", "png"], typer.Option(help="Format of charts.")] = "svg",
-    json_file: JsonFile = None,
+    json_file: agent.JsonFile = None,
 ) -> None:
     """Answer many questions at the same time, with AgentSched and without, and watch the servers: lambda, hit rate, QPS.
 
@@ -93,12 +66,12 @@ def load(
     from agentinfer_lg.evals.load import LoadOptions, LoadRun
 
     options = LoadOptions(
-        engines=engine_pair(
+        engines=agent.engine_pair(
             models=(small_model, large_model),
-            kv_cache_gib=kv_cache_gib,
-            args=(small_args, large_args),
-            variables=(small_env or [], large_env or []),
             max_model_len=max_model_len,
+            kv_cache_gib=kv_cache_gib,
+            variables=(small_env or [], large_env or []),
+            args=(small_args, large_args),
         ),
         configurations=_configurations(configurations),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
@@ -107,9 +80,9 @@ def load(
         tool_seconds=tool_seconds,
         sample_seconds=sample_seconds,
     )
-    spoken, lengths = known_languages(languages), whole_numbers(hops, flag="--hops")
-    world = World(seed=seed, languages=spoken, hops=lengths, offset=offset)
-    corpora = make_corpora(different_names(benchmarks), options.questions, world, data, out)
+    spoken, lengths = agent.known_languages(languages), whole_numbers(hops, flag="--hops")
+    world = agent.World(seed=seed, languages=spoken, hops=lengths, offset=offset)
+    corpora = agent.make_corpora(different_names(benchmarks), options.questions, world, data, out)
     benchmark = LoadRun(corpora=corpora, options=options, folder=out)
     benchmark.prepare()
     try:
@@ -134,7 +107,7 @@ def _run(benchmark: LoadRun) -> None:
     missing = benchmark.missing
     steps = len(missing) + sum(map(len, missing.values()))
     with stop_on_signals(), step_progress(steps) as on_step:
-        benchmark.run(on_step=on_step, on_done=report_answer)
+        benchmark.run(on_step=on_step, on_done=agent.report_answer)
 
 
 def _report(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentinfer_lg.context import Context
-from agentinfer_lg.errors import AgentInferError
+from agentinfer_lg.errors import AgentInferError, UserInputError
 from agentinfer_lg.evals.agent_parts import Configuration
+from agentinfer_lg.evals.answers import exact_match, token_f1
 from agentinfer_lg.evals.benchmarks.question import Question
 from agentinfer_lg.evals.one_shot import OneShot
 from agentinfer_lg.evals.slow_search import SlowSearch
@@ -21,7 +24,19 @@ from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools import SearchProvider
 from agentinfer_lg.tools.local import LocalFolder
 
-__all__ = ("Answered", "Asker", "Corpus", "Task", "askers", "run_closed_loop")
+__all__ = (
+    "Answered",
+    "Asker",
+    "Corpus",
+    "Task",
+    "all_tasks",
+    "askers",
+    "question_record",
+    "require_questions",
+    "run_closed_loop",
+    "tasks_digest",
+    "warm_up",
+)
 
 _MANY_STEPS = 10_000
 
@@ -98,6 +113,45 @@ def askers(
     }
 
 
+def all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
+    """Take turns: the first question of each benchmark, then the second of each; so does every part of the list."""
+    columns = [
+        [Task(benchmark=corpus.name, question=question) for question in corpus.questions]
+        for corpus in corpora
+    ]
+    return [task for row in zip(*columns, strict=False) for task in row]
+
+
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """Return a short text that differs where the tasks do."""
+    told = [
+        [task.benchmark, task.question.id, task.question.question, task.question.answers] for task in tasks
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def require_questions(corpora: Sequence[Corpus], count: int, *, lower: str) -> None:
+    """Check that there are `count` questions.
+
+    Args:
+        corpora: The benchmarks.
+        count: Questions that a run takes.
+        lower: Flags by which it would take fewer.
+
+    Raises:
+        UserInputError: There are too few.
+    """
+    there = len(all_tasks(corpora))
+    if there < count:
+        msg = f"{count} questions are needed, and there are {there}: lower {lower}."
+        raise UserInputError(msg)
+
+
+async def warm_up(task: Task, asking: Mapping[str, Asker], context: Context) -> None:
+    """Run one turn of a question, so that grammars are compiled and everything has been used once."""
+    await run_closed_loop([task], asking, context.model_copy(update={"max_turns": 1}), places=1)
+
+
 async def run_closed_loop(
     tasks: Sequence[Task],
     asking: Mapping[str, Asker],
@@ -131,3 +185,20 @@ async def _answer(task: Task, asker: Asker, context: Context) -> Answered:
     except AgentInferError as error:
         return Answered(task=task, seconds=time.monotonic() - began, result=None, failure=str(error))
     return Answered(task=task, seconds=time.monotonic() - began, result=result)
+
+
+def question_record(answered: Answered) -> dict[str, Any]:  # Any: JSON
+    """Return what came of a question as a JSON object: what it was, whether the answer is right, seconds, the result."""
+    question, result = answered.task.question, answered.result
+    answer = result["answer"] if result else ""
+    return {
+        "benchmark": answered.task.benchmark,
+        "id": question.id,
+        "evidence": list(question.evidence),
+        "answers": list(question.answers),
+        "correct": result is not None and any(exact_match(answer, right) for right in question.answers),
+        "f1": max(token_f1(answer, right) for right in question.answers),
+        "seconds": round(answered.seconds, 3),
+        "failure": answered.failure,
+        "result": result,
+    }

@@ -14,6 +14,7 @@ from agentinfer_lg.cli import (
     bench_compress,
     bench_engine,
     bench_granularity,
+    bench_load,
     bench_overhead,
     bench_retrieval,
     bench_sam,
@@ -36,6 +37,7 @@ bench_overhead.register(app)
 bench_compress.register(app)
 bench_granularity.register(app)
 bench_ablation.register(app)
+bench_load.register(app)
 
 
 @app.callback()

@@ -11,12 +11,25 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 
-__all__ = ("aligned", "default_data", "model_folder", "names", "step_progress", "whole_numbers")
+__all__ = (
+    "aligned",
+    "default_data",
+    "different_names",
+    "model_folder",
+    "names",
+    "step_progress",
+    "whole_numbers",
+)
 
 
 def names(text: str) -> list[str]:
     """Split a list that is separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def different_names(text: str) -> list[str]:
+    """Split a list that is separated by commas; what is there twice counts once."""
+    return list(dict.fromkeys(names(text)))
 
 
 def whole_numbers(text: str, *, flag: str, least: int = 1) -> list[int]:

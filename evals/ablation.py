@@ -12,18 +12,27 @@ a whole, so one that was cut off is run again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.context import Context
-from agentinfer_lg.errors import ConfigurationError, UserInputError
-from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, agent_engines
+from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, StartEngines, agent_engines
 from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, Configuration
-from agentinfer_lg.evals.agent_runs import Answered, Asker, Corpus, Task, askers, run_closed_loop
-from agentinfer_lg.evals.answers import exact_match, token_f1
+from agentinfer_lg.evals.agent_runs import (
+    Answered,
+    Corpus,
+    Task,
+    all_tasks,
+    askers,
+    question_record,
+    require_questions,
+    run_closed_loop,
+    tasks_digest,
+    warm_up,
+)
+from agentinfer_lg.evals.cell_folder import CellFolder
 from agentinfer_lg.evals.server_figures import ServerFigures, fetch_server_figures
 
 __all__ = ("Ablation", "AblationOptions", "Cell", "cell_tasks", "read_cells")
@@ -53,7 +62,12 @@ class AblationOptions:
     @property
     def questions(self) -> int:
         """Questions that the whole run takes, and one more that only warms up."""
-        return self.blocks * sum(map(self.questions_at, self.concurrency)) + 1
+        return self.blocks * self.questions_per_block + 1
+
+    @property
+    def questions_per_block(self) -> int:
+        """Questions of the cells of one block, of which each configuration gets all."""
+        return sum(map(self.questions_at, self.concurrency))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +92,7 @@ class Ablation:
     corpora: Sequence[Corpus]
     options: AblationOptions
     folder: Path
+    start_engines: StartEngines = agent_engines
 
     @property
     def missing(self) -> list[tuple[int, Configuration, int]]:
@@ -87,8 +102,20 @@ class Ablation:
             for block in range(self.options.blocks)
             for configuration in _rotated(self.options.configurations, block)
             for places in self.options.concurrency
-            if not self._file(block, configuration.name, places).exists()
+            if not CellFolder(self.folder).has(_cell_name(block, configuration.name, places))
         ]
+
+    def prepare(self) -> None:
+        """Note the settings of a new run, or compare them with those that the folder holds.
+
+        Raises:
+            ConfigurationError: The folder holds a run of other settings.
+            UserInputError: There are too few questions.
+        """
+        require_questions(
+            self.corpora, self.options.questions, lower="--concurrency, --blocks or --questions-per-place"
+        )
+        self._check_same()
 
     def run(
         self,
@@ -107,11 +134,10 @@ class Ablation:
             UserInputError: There are too few questions.
             EngineError: A server does not start, or died.
         """
-        self._check_questions()
-        self._check_same()
+        self.prepare()
         for configuration, cells in _grouped(self.missing):
             on_step(f"{configuration.name}: loading the engines")
-            with agent_engines(self.options.engines, configuration) as engines:
+            with self.start_engines(self.options.engines, configuration) as engines:
                 asyncio.run(self._measure(engines, configuration, cells, on_step, on_done))
 
     async def _measure(
@@ -126,7 +152,7 @@ class Ablation:
         asking = askers(
             self.corpora, engines.settings(), configuration, tool_seconds=self.options.tool_seconds
         )
-        await self._warm_up(asking, context)
+        await warm_up(all_tasks(self.corpora)[self.options.questions - 1], asking, context)
         for block, places in cells:
             on_step(f"block {block + 1} of {self.options.blocks}, {configuration.name}, {places} at once")
             tasks = cell_tasks(self.corpora, self.options, block, places)
@@ -139,66 +165,36 @@ class Ablation:
                 configuration=configuration.name,
                 n=places,
                 seconds=round(seconds, 3),
-                questions=[_record(each) for each in answered],
-                servers={tier: asdict(after[tier].since(before[tier])) for tier in after},
+                questions=[question_record(each) for each in answered],
+                servers={tier: asdict(after[tier].since(before[tier])) for tier in after if tier in before},
             )
-            self._write(cell)
-
-    async def _warm_up(self, asking: dict[str, Asker], context: Context) -> None:
-        """One turn of another question, so that grammars are compiled and everything has been used once."""
-        task = _all_tasks(self.corpora)[self.options.questions - 1]
-        await run_closed_loop([task], asking, context.model_copy(update={"max_turns": 1}), places=1)
-
-    def _file(self, block: int, configuration: str, places: int) -> Path:
-        return self.folder / "cells" / f"{block}-{configuration}-{places}.json"
-
-    def _write(self, cell: Cell) -> None:
-        file = self._file(cell.block, cell.configuration, cell.n)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(cell), ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(file)
-
-    def _check_questions(self) -> None:
-        there = len(_all_tasks(self.corpora))
-        if there < self.options.questions:
-            msg = (
-                f"{self.options.questions} questions are needed, and there are {there}: lower --concurrency, --blocks or "
-                "--questions-per-place."
-            )
-            raise UserInputError(msg)
+            CellFolder(self.folder).write(_cell_name(block, configuration.name, places), asdict(cell))
 
     def _check_same(self) -> None:
-        """Keep cells of different settings apart; more blocks, configurations or N may be added to a run."""
-        wanted = {
-            "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
-            "engines": self.options.engines.to_json(),
-            "context": self.options.context.model_dump(),
-            "tool_seconds": self.options.tool_seconds,
-            "questions_per_place": self.options.questions_per_place,
-            "min_questions": self.options.min_questions,
-            "concurrency": list(self.options.concurrency),
-        }
-        wanted = json.loads(json.dumps(wanted))
-        (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-        file = self.folder / "settings.json"
-        if not file.exists():
-            file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            msg = f"{self.folder} holds a run with other settings ({', '.join(changed)}). Choose another --out, or delete it."
-            raise ConfigurationError(msg)
+        """Keep cells of different settings apart; more blocks and configurations may be added to a run."""
+        CellFolder(self.folder).keep_settings(
+            {
+                "benchmarks": [corpus.name for corpus in self.corpora],
+                "questions": tasks_digest(all_tasks(self.corpora)[: self.options.questions_per_block]),
+                "engines": self.options.engines.to_json(),
+                "context": self.options.context.model_dump(),
+                "tool_seconds": self.options.tool_seconds,
+                "questions_per_place": self.options.questions_per_place,
+                "min_questions": self.options.min_questions,
+                "concurrency": list(self.options.concurrency),
+            }
+        )
 
 
 def cell_tasks(
     corpora: Sequence[Corpus], options: AblationOptions, block: int, places: int
 ) -> Sequence[Task]:
     """Return the questions of a cell: others for each block and N, the same for all configurations."""
-    per_block = sum(map(options.questions_at, options.concurrency))
     position = list(options.concurrency).index(places)
-    start = block * per_block + sum(map(options.questions_at, options.concurrency[:position]))
-    return _all_tasks(corpora)[start : start + options.questions_at(places)]
+    start = block * options.questions_per_block + sum(
+        map(options.questions_at, options.concurrency[:position])
+    )
+    return all_tasks(corpora)[start : start + options.questions_at(places)]
 
 
 def read_cells(folder: Path) -> list[Cell]:
@@ -207,20 +203,12 @@ def read_cells(folder: Path) -> list[Cell]:
     Raises:
         UserInputError: The folder is no run.
     """
-    files = sorted((folder / "cells").glob("*.json"))
-    if not files:
-        msg = f"{folder} holds no cells. Pass the folder that `agentinfer bench ablation --out FOLDER` wrote."
-        raise UserInputError(msg)
-    return [Cell(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    cells = [Cell(**cell) for cell in CellFolder(folder).read(command="agentinfer bench ablation")]
+    return sorted(cells, key=lambda cell: cell.block)
 
 
-def _all_tasks(corpora: Sequence[Corpus]) -> list[Task]:
-    """Take turns: the first question of each benchmark, then the second of each; so does every part of the list."""
-    columns = [
-        [Task(benchmark=corpus.name, question=question) for question in corpus.questions]
-        for corpus in corpora
-    ]
-    return [task for row in zip(*columns, strict=False) for task in row]
+def _cell_name(block: int, configuration: str, places: int) -> str:
+    return f"{block}-{configuration}-{places}"
 
 
 def _rotated(configurations: Sequence[Configuration], block: int) -> list[Configuration]:
@@ -239,23 +227,6 @@ def _grouped(
 
 
 async def _figures(engines: AgentEngines) -> dict[str, ServerFigures]:
-    return {
-        tier: await fetch_server_figures(server.base_url) or ServerFigures()
-        for tier, server in engines.servers.items()
-    }
-
-
-def _record(answered: Answered) -> dict[str, Any]:  # Any: JSON
-    question, result = answered.task.question, answered.result
-    answer = result["answer"] if result else ""
-    return {
-        "benchmark": answered.task.benchmark,
-        "id": question.id,
-        "evidence": list(question.evidence),
-        "answers": list(question.answers),
-        "correct": any(exact_match(answer, right) for right in question.answers),
-        "f1": max(token_f1(answer, right) for right in question.answers),
-        "seconds": round(answered.seconds, 3),
-        "failure": answered.failure,
-        "result": result,
-    }
+    """Ask all servers that have such a page."""
+    asked = {tier: await fetch_server_figures(url) for tier, url in engines.urls.items()}
+    return {tier: figures for tier, figures in asked.items() if figures is not None}

@@ -12,10 +12,12 @@ from agentinfer_lg.evals.breakdown import Breakdown, break_down, combined
 from agentinfer_lg.evals.paired import Interval, paired_difference, paired_ratio
 from agentinfer_lg.evals.server_figures import ServerFigures
 
-__all__ = ("AblationRow", "ablation_rows", "question_breakdown")
+__all__ = ("BASELINE", "AblationRow", "ablation_rows", "question_breakdown")
 
 Record = Mapping[str, Any]  # Any: JSON of a cell's question
 
+_Key = tuple[int, str, str]
+"""Block, benchmark and id: the same question in two configurations."""
 BASELINE = "baseline"
 
 
@@ -27,29 +29,29 @@ class AblationRow:
     n: int
     questions: int
     qps: float
-    """Questions answered per second."""
-    end_to_end_s: float
-    """Mean seconds from a question to its answer."""
+    """Questions answered per second; one that failed was not answered."""
+    end_to_end_s: float | None
+    """Mean seconds from a question to its answer; None if all failed."""
     accuracy: float
     """Share of answers that are right, by normalised exact match."""
     f1: float
     tokens: float
-    """Prompt and output tokens of all calls, per question."""
+    """Prompt and output tokens of all calls, per answered question, as are the next two."""
     computed_tokens: float
     """The same without what was cached."""
     ineffective_tokens: float
-    """Computed tokens that did not help, per question (`evals.breakdown`)."""
+    """Computed tokens that did not help (`evals.breakdown`)."""
     speedup: float | None
-    """Mean end-to-end seconds of the baseline by those of this row, on the same questions; None without a baseline."""
+    """Mean end-to-end seconds of the baseline by those of this row, on the questions that both answered; None without any."""
     speedup_interval: Interval | None
     qps_ratio: float | None
-    """QPS of this row by that of the baseline."""
+    """QPS of this row by that of the baseline, in the blocks that both have."""
     accuracy_difference: Interval | None
-    """This row minus the baseline, on the same questions."""
+    """This row minus the baseline, on the same questions; failures count as wrong."""
     ineffective_ratio: Interval | None
-    """Ineffective tokens of this row by those of the baseline."""
+    """Ineffective tokens of this row by those of the baseline, on the questions that both answered."""
     failures: int
-    """Questions that ended in an error; they count as wrong."""
+    """Questions that ended in an error."""
     ote: float | None
     """Tokens per forward pass of a request, both servers together; above 1 only with speculation."""
     cache_hit_rate: float
@@ -71,6 +73,10 @@ class _Question:
     f1: float
     failed: bool
     breakdown: Breakdown
+
+    @property
+    def ineffective_tokens(self) -> int:
+        return self.breakdown.ineffective.total
 
 
 def ablation_rows(cells: Sequence[Cell]) -> list[AblationRow]:
@@ -94,32 +100,32 @@ def _row(own: Sequence[Cell], base: Sequence[Cell]) -> AblationRow:
     both = [key for key in mine if key in theirs]
     listed = list(mine.values())
     count = len(listed)
-    total = combined(each.breakdown for each in listed)
+    answered = [each for each in listed if not each.failed]
+    per_answer = max(1, len(answered))
+    total = combined(each.breakdown for each in answered)
     servers = _servers(own)
-    qps = count / sum(cell.seconds for cell in own)
-    seconds = _pair(mine, theirs, both, "seconds")
-    speedup = paired_ratio(seconds[1], seconds[0]) if both else None
-    ineffective = (
-        [float(mine[key].breakdown.ineffective.total) for key in both],
-        [float(theirs[key].breakdown.ineffective.total) for key in both],
-    )
+    # A question that fails at once would make a configuration look fast.
+    compared = [key for key in both if not (mine[key].failed or theirs[key].failed)]
+    seconds = _pair(mine, theirs, compared, "seconds")
+    speedup = paired_ratio(seconds[1], seconds[0]) if compared else None
+    ineffective = _pair(mine, theirs, compared, "ineffective_tokens")
     return AblationRow(
         configuration=own[0].configuration,
         n=own[0].n,
         questions=count,
-        qps=qps,
-        end_to_end_s=sum(each.seconds for each in listed) / count,
+        qps=_qps(own),
+        end_to_end_s=sum(each.seconds for each in answered) / len(answered) if answered else None,
         accuracy=sum(each.correct for each in listed) / count,
         f1=sum(each.f1 for each in listed) / count,
-        tokens=total.tokens / count,
-        computed_tokens=total.computed_tokens / count,
-        ineffective_tokens=total.ineffective.total / count,
+        tokens=total.tokens / per_answer,
+        computed_tokens=total.computed_tokens / per_answer,
+        ineffective_tokens=total.ineffective.total / per_answer,
         speedup=speedup.value if speedup else None,
         speedup_interval=speedup,
-        qps_ratio=qps * sum(cell.seconds for cell in base) / len(theirs) if theirs else None,
+        qps_ratio=_qps_ratio(own, base),
         accuracy_difference=paired_difference(*_pair(mine, theirs, both, "correct")) if both else None,
         ineffective_ratio=paired_ratio(*ineffective) if sum(ineffective[1]) > 0 else None,
-        failures=sum(each.failed for each in listed),
+        failures=count - len(answered),
         ote=servers.ote,
         cache_hit_rate=servers.hit_rate,
         preemptions=servers.preemptions,
@@ -127,9 +133,21 @@ def _row(own: Sequence[Cell], base: Sequence[Cell]) -> AblationRow:
     )
 
 
-def _questions(cells: Sequence[Cell]) -> dict[tuple[int, str], _Question]:
+def _qps(cells: Sequence[Cell]) -> float:
+    answered = sum(record["result"] is not None for cell in cells for record in cell.questions)
+    return answered / sum(cell.seconds for cell in cells)
+
+
+def _qps_ratio(own: Sequence[Cell], base: Sequence[Cell]) -> float | None:
+    """Compare the blocks that both have; a run that goes on may lack some of one side."""
+    blocks = {cell.block for cell in own} & {cell.block for cell in base}
+    mine, theirs = ([cell for cell in cells if cell.block in blocks] for cells in (own, base))
+    return _qps(mine) / _qps(theirs) if theirs and _qps(theirs) > 0 else None
+
+
+def _questions(cells: Sequence[Cell]) -> dict[_Key, _Question]:
     return {
-        (cell.block, record["id"]): _Question(
+        (cell.block, record["benchmark"], record["id"]): _Question(
             seconds=record["seconds"],
             correct=record["correct"],
             f1=record["f1"],
@@ -142,9 +160,9 @@ def _questions(cells: Sequence[Cell]) -> dict[tuple[int, str], _Question]:
 
 
 def _pair(
-    mine: Mapping[tuple[int, str], _Question],
-    theirs: Mapping[tuple[int, str], _Question],
-    keys: Sequence[tuple[int, str]],
+    mine: Mapping[_Key, _Question],
+    theirs: Mapping[_Key, _Question],
+    keys: Sequence[_Key],
     figure: str,
 ) -> tuple[list[float], list[float]]:
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +13,10 @@ from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
-__all__ = ("AgentEngines", "EnginePair", "TierEngine", "agent_engines")
+__all__ = ("AgentEngines", "EnginePair", "StartEngines", "TierEngine", "agent_engines")
 
 _START_SECONDS = 1800.0
+_CHECK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +69,23 @@ class EnginePair:
 class AgentEngines:
     """Running servers."""
 
-    servers: Mapping[Tier, Server]
+    urls: Mapping[Tier, str]
+    """Base URL of the API of each tier, ending in `/v1`; its model is served under the name of the tier."""
+    check: Callable[[], None] = lambda: None
+    """Raises `EngineError`, with the end of its log, if a server has died."""
 
     def settings(self) -> Settings:
         """Return the agent's settings: these endpoints, and nothing from the environment."""
         endpoints = {
-            tier: EndpointSettings(base_url=server.base_url, model=tier, tool_calling="json", hints="on")
-            for tier, server in self.servers.items()
+            tier: EndpointSettings(base_url=url, model=tier, tool_calling="json", hints="on")
+            for tier, url in self.urls.items()
         }
-        return Settings(_env_file=None, **endpoints)  # type: ignore[call-arg,arg-type]  # pydantic-settings
+        # `Settings()` would read variables: an endpoint named there would become that of a tier without a server here.
+        return Settings.model_construct(None, **endpoints)
 
-    def check(self) -> None:
-        """Raise `EngineError`, with the end of its log, if a server has died."""
-        for server in self.servers.values():
-            server.wait_ready(timeout=30.0)
+
+StartEngines = Callable[[EnginePair, Configuration], AbstractContextManager[AgentEngines]]
+"""Starts the servers that a configuration uses; they are gone at the end of the block."""
 
 
 @contextmanager
@@ -105,4 +109,9 @@ def agent_engines(
             )
         for server in servers.values():
             server.wait_ready(_START_SECONDS, on_progress)
-        yield AgentEngines(servers=servers)
+
+        def check() -> None:
+            for server in servers.values():
+                server.wait_ready(timeout=_CHECK_SECONDS)
+
+        yield AgentEngines(urls={tier: server.base_url for tier, server in servers.items()}, check=check)

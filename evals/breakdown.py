@@ -6,28 +6,34 @@ useful nor ineffective.
 
 Ineffective are, without counting any token twice:
 
-- `rounds`: all tokens of rounds that brought no evidence and no accepted answer;
-- `results`: in the other rounds, search results that were read for nothing: shown to the agent and no evidence, or looked at by
-  the search filter and pruned;
+- `rounds`: all computed tokens of rounds that brought no evidence and no accepted answer;
 - `recomputed`: in the other rounds, prompt tokens that this agent had sent before, and that were computed again because a cache
-  had lost them or the other model had never seen them.
+  had lost them or the other model had never seen them;
+- `results`: of what is left in these rounds, search results that were read for nothing: what the round before had shown to the
+  agent and is no evidence, and, of what the search filter computed, the share of the results that it pruned.
 
-Evidence is a document that the benchmark names as needed for the answer; where it names none, one that a finding rests on.
+Everything else is useful: also plan, report, and distilling in the background, for which no round can be blamed. Evidence is a
+document that the benchmark names as needed for the answer; where it names none, one that a finding rests on. An agent that is
+stopped reads once more what it has seen; that reading is useful if its finding rests on evidence.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
-__all__ = ("Breakdown", "Ineffective", "Phases", "TurnTimes", "break_down", "combined")
+__all__ = ("Breakdown", "Ineffective", "Phase", "Phases", "TurnTimes", "break_down", "combined")
 
 Record = Mapping[str, Any]  # Any: JSON of `agentinfer research --json`
 
+Phase = Literal["plan", "think", "progress", "act", "observe", "distill", "write", "wait"]
+"""Names of the fields of `Phases`."""
+
 _FOREGROUND = {"think": "think", "progress": "progress", "qa": "observe", "filter": "observe"}
 """Roles of calls that an agent waits for, and their phase."""
+_BACKGROUND = ("distill", "prewarm")
 _WHOLE_BLOCKS = 128
 """Tokens: a cache keeps whole blocks only, so the end of a prompt is always computed again. Less than this is no loss."""
 
@@ -70,6 +76,7 @@ class TurnTimes:
     tier: str
     useful: bool
     phases: Phases
+    """`distill` is what was started in this turn; it goes on beside the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,14 @@ class Ineffective:
     def total(self) -> int:
         """All of them."""
         return self.rounds + self.results + self.recomputed
+
+    def __add__(self, other: Self) -> Self:
+        """Add cause by cause."""
+        return type(self)(
+            rounds=self.rounds + other.rounds,
+            results=self.results + other.results,
+            recomputed=self.recomputed + other.recomputed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +115,8 @@ class Breakdown:
     output_tokens: int = 0
     ineffective: Ineffective = field(default_factory=Ineffective)
     components: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By role and tier, for instance `think large`: calls, seconds, prompt_tokens, cached_tokens, output_tokens."""
+    """By role and tier, for instance `think large`: calls, seconds, prompt_tokens, cached_tokens, output_tokens, and
+    ineffective_tokens."""
 
     @property
     def tokens(self) -> int:
@@ -137,25 +153,26 @@ def break_down(result: Record, *, evidence: Sequence[str] = ()) -> Breakdown:
         evidence: Titles of the documents that the answer needs, if they are known.
     """
     trace = result["trace"]
-    calls: list[Record] = [call for call in trace["calls"] if "started" in call]
-    tools: list[Record] = [tool for tool in trace["tools"] if "started" in tool]
+    calls: list[Record] = sorted(trace["calls"], key=_started)
     keys = _evidence_keys(result, evidence)
-    useful = _useful_rounds(trace["rounds"], keys)
-    turns = [turn for agent in _agents(calls) for turn in _turns(agent, calls, tools, useful)]
-    phases = sum((turn.phases for turn in turns), Phases()) + Phases(
+    useful = _useful_rounds(trace["rounds"], keys) | _useful_endings(result, keys)
+    turns = _all_turns(calls, trace["tools"], useful)
+    phases = replace(
+        sum((turn.phases for turn in turns), Phases()),
         plan=_seconds(calls, "plan"),
         write=_seconds(calls, "write"),
-        distill=_seconds(calls, "distill", "prewarm"),
+        distill=_seconds(calls, *_BACKGROUND),
     )
+    lost = _ineffective(calls, result, keys, useful)
     return Breakdown(
         seconds=result["seconds"]["total"],
         phases=phases,
         turns=tuple(turns),
-        prompt_tokens=sum(call["prompt_tokens"] for call in trace["calls"]),
-        cached_tokens=sum(call["cached_tokens"] for call in trace["calls"]),
-        output_tokens=sum(call["output_tokens"] for call in trace["calls"]),
-        ineffective=_ineffective(trace, result.get("filters", ()), keys, useful),
-        components=_components(trace["calls"]),
+        prompt_tokens=sum(call["prompt_tokens"] for call in calls),
+        cached_tokens=sum(call["cached_tokens"] for call in calls),
+        output_tokens=sum(call["output_tokens"] for call in calls),
+        ineffective=sum(lost, Ineffective()),
+        components=_components(calls, lost),
     )
 
 
@@ -175,12 +192,8 @@ def combined(parts: Iterable[Breakdown]) -> Breakdown:
         prompt_tokens=sum(part.prompt_tokens for part in listed),
         cached_tokens=sum(part.cached_tokens for part in listed),
         output_tokens=sum(part.output_tokens for part in listed),
-        ineffective=Ineffective(
-            rounds=sum(part.ineffective.rounds for part in listed),
-            results=sum(part.ineffective.results for part in listed),
-            recomputed=sum(part.ineffective.recomputed for part in listed),
-        ),
-        components={name: dict(figures) for name, figures in components.items()},
+        ineffective=sum((part.ineffective for part in listed), Ineffective()),
+        components={name: dict(figures) for name, figures in sorted(components.items())},
     )
 
 
@@ -199,15 +212,39 @@ def _useful_rounds(rounds: Iterable[Record], keys: set[str]) -> set[tuple[str, i
     }
 
 
-def _agents(calls: Iterable[Record]) -> list[str]:
-    return sorted({call["agent"] for call in calls if call["role"] == "think"})
+def _useful_endings(result: Record, keys: set[str]) -> set[tuple[str, int]]:
+    """Turns in which a stopped agent only read what it had seen, and came to a finding that rests on `keys`."""
+    trace = result["trace"]
+    rounds = {(each["agent"], each["turn"]) for each in trace["rounds"]}
+    found = {each["agent"] for each in result["findings"] if not keys.isdisjoint(each["sources"])}
+    return {
+        (call["agent"], call["turn"])
+        for call in trace["calls"]
+        if call["role"] == "qa" and call["agent"] in found
+    } - rounds
+
+
+def _started(record: Record) -> float:
+    """Return when a call began; those of earlier versions, which did not say, came before all others."""
+    return float(record.get("started", 0.0))
+
+
+def _all_turns(
+    calls: Iterable[Record], tools: Iterable[Record], useful: set[tuple[str, int]]
+) -> list[TurnTimes]:
+    """Return the turns of all agents; what does not say when it began is left out."""
+    timed = [call for call in calls if "started" in call]
+    timed_tools = [tool for tool in tools if "started" in tool]
+    agents = sorted({call["agent"] for call in timed if call["role"] == "think"})
+    return [turn for agent in agents for turn in _turns(agent, timed, timed_tools, useful)]
 
 
 def _turns(
     agent: str, calls: Sequence[Record], tools: Sequence[Record], useful: set[tuple[str, int]]
 ) -> list[TurnTimes]:
     """Cut the time of an agent at the beginnings of its Think steps."""
-    own = [call for call in calls if call["agent"] == agent and call["role"] in _FOREGROUND]
+    mine = [call for call in calls if call["agent"] == agent]
+    own = [call for call in mine if call["role"] in _FOREGROUND]
     own_tools = [tool for tool in tools if tool["agent"] == agent]
     starts: dict[int, float] = {}
     tiers: dict[int, str] = {}
@@ -224,7 +261,10 @@ def _turns(
             turn=turn,
             tier=tiers[turn],
             useful=(agent, turn) in useful,
-            phases=_phases(own, own_tools, starts[turn], until),
+            phases=replace(
+                _phases(own, own_tools, starts[turn], until),
+                distill=_seconds((call for call in mine if call["turn"] == turn), *_BACKGROUND),
+            ),
         )
         for turn, until in zip(order, ends, strict=True)
     ]
@@ -273,59 +313,71 @@ def _seconds(calls: Iterable[Record], *roles: str) -> float:
 
 
 def _ineffective(
-    trace: Record, filters: Iterable[Record], keys: set[str], useful: set[tuple[str, int]]
-) -> Ineffective:
-    pruned = {(each["agent"], each["turn"]): each["pruned"] / each["results"] for each in filters}
-    shown: dict[tuple[str, int], int] = defaultdict(int)
-    for each in trace["rounds"]:
-        shown[each["agent"], each["turn"]] += sum(
+    calls: Sequence[Record], result: Record, keys: set[str], useful: set[tuple[str, int]]
+) -> list[Ineffective]:
+    """Return what each call computed for nothing."""
+    pruned = {
+        (each["agent"], each["turn"]): each["pruned"] / max(1, each["results"])
+        for each in result.get("filters", ())
+    }
+    unread = _useless_results(result["trace"]["rounds"], keys)
+    again = _recomputed(calls, result.get("swaps", ()))
+    found = []
+    for call, lost in zip(calls, again, strict=True):
+        place = call["agent"], call["turn"]
+        computed = _computed(call)
+        # What a round shows is computed by the next Think step, once.
+        shown = unread.pop((call["agent"], call["turn"] - 1), 0) if call["role"] == "think" else 0
+        if call["role"] not in _FOREGROUND:
+            found.append(Ineffective())
+        elif place not in useful:
+            found.append(Ineffective(rounds=computed))
+        elif call["role"] == "filter":
+            found.append(Ineffective(results=int(computed * pruned.get(place, 0.0))))
+        else:
+            results = min(shown, call["prompt_tokens"] - call["cached_tokens"] - lost)
+            found.append(Ineffective(results=max(0, results), recomputed=lost))
+    return found
+
+
+def _useless_results(rounds: Iterable[Record], keys: set[str]) -> dict[tuple[str, int], int]:
+    """Return by round the tokens that it showed of documents that are no evidence."""
+    found: dict[tuple[str, int], int] = defaultdict(int)
+    for each in rounds:
+        found[each["agent"], each["turn"]] += sum(
             tokens for key, tokens in each["shown"].items() if key not in keys
         )
-    again = _recomputed(trace["calls"])
-    computed: dict[tuple[str, int], int] = defaultdict(int)
-    read: dict[tuple[str, int], float] = defaultdict(float)
-    recomputed: dict[tuple[str, int], int] = defaultdict(int)
-    for number, call in enumerate(trace["calls"]):
-        if call["role"] not in _FOREGROUND:
-            continue
-        place = call["agent"], call["turn"]
-        computed[place] += _computed(call)
-        recomputed[place] += again.get(number, 0)
-        if call["role"] == "filter":
-            read[place] += _computed(call) * pruned.get(place, 0.0)
-    rounds = sum(tokens for place, tokens in computed.items() if place not in useful)
-    lost = sum(tokens for place, tokens in recomputed.items() if place in useful)
-    # What a round shows is computed by the next step of the agent, useful or not; it is counted where it was shown.
-    results = sum(
-        min(computed[place] - recomputed[place], shown[place] + round(read[place])) for place in useful
-    )
-    return Ineffective(rounds=rounds, results=max(0, results), recomputed=lost)
+    return found
 
 
 def _computed(call: Record) -> int:
     return int(call["prompt_tokens"] - call["cached_tokens"] + call["output_tokens"])
 
 
-def _recomputed(calls: Sequence[Record]) -> dict[int, int]:
-    """Return, by position of the call, the prompt tokens that its agent had sent before and that were not cached."""
+def _recomputed(calls: Sequence[Record], swaps: Iterable[Record]) -> list[int]:
+    """Return by call the prompt tokens that its agent had sent before and that were not cached."""
+    swapped = {(each["agent"], each["turn"]) for each in swaps}
     known: dict[str, int] = {}
-    found: dict[int, int] = {}
-    for number, call in enumerate(calls):
-        if call["role"] not in ("think", "progress"):
-            continue
-        lost = min(call["prompt_tokens"], known.get(call["agent"], 0)) - call["cached_tokens"]
-        if lost >= _WHOLE_BLOCKS:
-            found[number] = lost
+    found = []
+    for call in calls:
+        agent, lost = call["agent"], 0
+        if call["role"] in ("think", "progress"):
+            if (agent, call["turn"]) in swapped:  # with notes in it, its context is another one
+                swapped.remove((agent, call["turn"]))
+                known[agent] = 0
+            lost = min(call["prompt_tokens"], known.get(agent, 0)) - call["cached_tokens"]
         if call["role"] == "think":  # a check is not part of the context that goes on
-            known[call["agent"]] = call["prompt_tokens"] + call["output_tokens"]
+            known[agent] = call["prompt_tokens"] + call["output_tokens"]
+        found.append(lost if lost >= _WHOLE_BLOCKS else 0)
     return found
 
 
-def _components(calls: Iterable[Record]) -> dict[str, dict[str, float]]:
+def _components(calls: Iterable[Record], lost: Iterable[Ineffective]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for call in calls:
+    for call, ineffective in zip(calls, lost, strict=True):
         figures = found[f"{call['role']} {call['tier']}"]
         figures["calls"] += 1
         for key in ("seconds", "prompt_tokens", "cached_tokens", "output_tokens"):
             figures[key] += call[key]
+        figures["ineffective_tokens"] += ineffective.total
     return {name: dict(figures) for name, figures in sorted(found.items())}

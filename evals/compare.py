@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.answers import exact_match, token_f1
+from agentinfer_lg.evals.breakdown import break_down
 from agentinfer_lg.evals.paired import Interval, paired_difference, paired_ratio
+from agentinfer_lg.evals.run_folder import Asked, Result, load_results, read_asked
 
-__all__ = ("Comparison", "compare_runs", "load_results")
-
-Result = dict[str, Any]  # Any: the JSON object of `agentinfer research --json`
+__all__ = ("Comparison", "common_questions", "compare_runs", "load_results")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,25 +38,39 @@ class Comparison:
     computed_ratio: Interval
     seconds: tuple[float, float]
     seconds_ratio: Interval
+    escalations: tuple[float, float]
+    """Per question."""
+    escalations_difference: Interval
+    ineffective: tuple[float, float] | None
+    """Computed tokens that did not help (`evals.breakdown`), per question; None where a result has no trace."""
+    ineffective_ratio: Interval | None
+    """None also where B has no such tokens."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object."""
+        return asdict(self)
 
 
-def load_results(folder: Path) -> dict[str, Result]:
-    """Return the results of a run by question.
+def common_questions(a: Path, b: Path) -> dict[str, Asked]:
+    """Return the questions that two runs were asked, by id; those of one run where the other did not keep its own.
 
     Raises:
-        UserInputError: The folder is no run.
+        UserInputError: Their questions differ although their names do not.
     """
-    files = sorted((folder / "results").glob("*.json"))
-    if not files:
-        msg = f"{folder} holds no results. Pass the folder that `agentinfer eval NAME --out FOLDER` wrote."
-        raise UserInputError(msg)
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    left, right = read_asked(a), read_asked(b)
+    for name in left.keys() & right.keys():
+        if left[name].digest != right[name].digest:
+            msg = (
+                f"{a} and {b} were asked different questions under the name {name}: they cannot be compared."
+            )
+            raise UserInputError(msg)
+    return left | right
 
 
 def compare_runs(
     a: dict[str, Result],
     b: dict[str, Result],
-    answers: dict[str, str],
+    questions: Mapping[str, Asked],
     *,
     keep: Callable[[Result, Result], bool] = lambda a, b: True,
 ) -> Comparison:
@@ -66,29 +79,32 @@ def compare_runs(
     Args:
         a: Results of run A.
         b: Results of run B.
-        answers: The right answer by question.
+        questions: What was asked, by id.
         keep: Which pairs count.
 
     Raises:
         UserInputError: They have no question in common.
     """
-    names = [name for name in answers if name in a and name in b and keep(a[name], b[name])]
+    names = [name for name in questions if name in a and name in b and keep(a[name], b[name])]
     if not names:
         msg = "The two runs have no finished question in common."
         raise UserInputError(msg)
 
-    def both(measure: Callable[[Result, str], float]) -> tuple[list[float], list[float]]:
+    def both(measure: Callable[[Result, Asked], float]) -> tuple[list[float], list[float]]:
         return (
-            [measure(a[name], answers[name]) for name in names],
-            [measure(b[name], answers[name]) for name in names],
+            [measure(a[name], questions[name]) for name in names],
+            [measure(b[name], questions[name]) for name in names],
         )
 
-    right = both(lambda result, answer: float(exact_match(result["answer"], answer)))
-    f1 = both(lambda result, answer: token_f1(result["answer"], answer))
+    right = both(lambda result, one: float(any(exact_match(result["answer"], gold) for gold in one.answers)))
+    f1 = both(lambda result, one: max(token_f1(result["answer"], gold) for gold in one.answers))
     turns = both(lambda result, _: result["turns"])
     tokens = both(lambda result, _: _tokens(result))
     computed = both(lambda result, _: _tokens(result) - _cached(result))
     seconds = both(lambda result, _: result["seconds"]["total"])
+    escalations = both(lambda result, _: len(result["escalations"]))
+    traced = all("trace" in run[name] for run in (a, b) for name in names)
+    ineffective = both(_ineffective) if traced else None
     return Comparison(
         questions=len(names),
         exact_match=_means(right),
@@ -103,11 +119,19 @@ def compare_runs(
         computed_ratio=paired_ratio(*computed),
         seconds=_means(seconds),
         seconds_ratio=paired_ratio(*seconds),
+        escalations=_means(escalations),
+        escalations_difference=paired_difference(*escalations),
+        ineffective=_means(ineffective) if ineffective else None,
+        ineffective_ratio=paired_ratio(*ineffective) if ineffective and sum(ineffective[1]) > 0 else None,
     )
 
 
 def _means(both: tuple[Sequence[float], Sequence[float]]) -> tuple[float, float]:
     return sum(both[0]) / len(both[0]), sum(both[1]) / len(both[1])
+
+
+def _ineffective(result: Result, question: Asked) -> int:
+    return break_down(result, evidence=question.evidence).ineffective.total
 
 
 def _tokens(result: Result) -> int:

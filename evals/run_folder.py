@@ -1,76 +1,101 @@
-"""The folder of a measurement that takes hours: one file per cell, so that a run that was killed goes on."""
+"""What the folder of a run keeps: its results, and what it was asked, enough to score, compare and profile it later.
+
+`questions.json` has an object by id, without the text of the question, which stays in the data set and in the results; a digest
+of it tells whether an id still means the same question.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.errors import ConfigurationError, UserInputError
+from agentinfer_lg.evals.benchmarks.question import Question
 
-__all__ = ("RunFolder",)
+__all__ = ("Asked", "Result", "asked", "keep_asked", "load_results", "read_asked")
+
+Result = dict[str, Any]  # Any: the JSON object of `agentinfer research --json`
+
+_FILE = "questions.json"
 
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Settings and cells of one run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One question, without its text."""
 
-    path: Path
+    answers: tuple[str, ...]
+    """All that count as right."""
+    evidence: tuple[str, ...] = ()
+    """Titles of the documents that the answer needs, as far as they are known."""
+    topic: str = ""
+    hops: int = 0
+    digest: str = ""
+    """Of the text; empty: not known."""
 
-    def has(self, cell: str) -> bool:
-        """Tell whether the cell of this name has been run."""
-        return self._file(cell).exists()
 
-    @property
-    def started(self) -> bool:
-        """Whether any cell has been run."""
-        return any((self.path / "cells").glob("*.json"))
+def asked(questions: Iterable[Question]) -> dict[str, Asked]:
+    """Return by id what is kept of questions."""
+    return {
+        question.id: Asked(
+            answers=question.answers,
+            evidence=question.evidence,
+            topic=question.topic,
+            hops=question.hops,
+            digest=hashlib.sha256(question.question.encode(errors="replace")).hexdigest()[:16],
+        )
+        for question in questions
+    }
 
-    def keep_settings(self, settings: Mapping[str, Any]) -> None:  # Any: JSON
-        """Keep cells of different settings apart.
 
-        Raises:
-            ConfigurationError: The folder holds a run of other settings.
-        """
-        wanted = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-        (self.path / "cells").mkdir(parents=True, exist_ok=True)
-        file = self.path / "settings.json"
-        if not file.exists():
-            _write_whole(file, json.dumps(wanted, indent=2))
-            return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            msg = f"{self.path} holds a run with other settings ({', '.join(changed)}). Choose another --out, or delete it."
+def keep_asked(folder: Path, questions: Iterable[Question]) -> None:
+    """Add questions to those of a run.
+
+    Raises:
+        ConfigurationError: The run has another question under one of the ids.
+    """
+    known, new = read_asked(folder), asked(questions)
+    for name, one in new.items():
+        if name in known and known[name].digest != one.digest:
+            msg = f"{folder} holds a run with another question {name}. Choose another --out, or delete it."
             raise ConfigurationError(msg)
-
-    def write(self, cell: str, content: Mapping[str, Any]) -> None:  # Any: JSON
-        """Write a cell, all of it or nothing."""
-        _write_whole(self._file(cell), json.dumps(content, ensure_ascii=False))
-
-    def read(self, *, command: str) -> list[dict[str, Any]]:  # Any: JSON
-        """Return all cells, by their names.
-
-        Args:
-            command: That writes such runs, for the message.
-
-        Raises:
-            UserInputError: The folder is no run.
-        """
-        files = sorted((self.path / "cells").glob("*.json"))
-        if not files:
-            msg = f"{self.path} holds no cells. Pass the folder that `{command} --out FOLDER` wrote."
-            raise UserInputError(msg)
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-    def _file(self, cell: str) -> Path:
-        return self.path / "cells" / f"{cell}.json"
+    together = {name: asdict(one) for name, one in (known | new).items()}
+    part = folder / f"{_FILE}.part"
+    part.write_text(json.dumps(together, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / _FILE)
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file that is there with all of its text or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(file)
+def read_asked(folder: Path) -> dict[str, Asked]:
+    """Return the questions of a run by id; none where an earlier version ran it.
+
+    Raises:
+        UserInputError: The file is damaged.
+    """
+    try:
+        rows: Mapping[str, Mapping[str, Any]] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return {name: _read(row) for name, row in rows.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        msg = f"{folder / _FILE} cannot be read. Delete it and start the run again: what is finished stays."
+        raise UserInputError(msg) from None
+
+
+def load_results(folder: Path) -> dict[str, Result]:
+    """Return the results of a run by question.
+
+    Raises:
+        UserInputError: The folder is no run.
+    """
+    files = sorted((folder / "results").glob("*.json"))
+    if not files:
+        msg = f"{folder} holds no results. Pass the folder that `agentinfer eval NAME --out FOLDER` wrote."
+        raise UserInputError(msg)
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _read(row: Mapping[str, Any]) -> Asked:  # Any: JSON
+    return Asked(**{**row, "answers": tuple(row["answers"]), "evidence": tuple(row.get("evidence", ()))})

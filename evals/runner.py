@@ -1,8 +1,9 @@
 """Running a benchmark through the command line, unattended: a process per question, resumable at any point.
 
-A run is a folder: `settings.json` (what was asked of it), `home/` (checkpoints), `results/ID.json` (one JSON object per
-finished question) and `summary.json`. Killed at any moment and started again, it goes on with the question and the
-step where it was.
+A run is a folder: `settings.json` (what was asked of it), `questions.json` (ids and right answers), `home/` (checkpoints),
+`results/ID.json` (one JSON object per finished question), `sittings.json` (what the servers counted), `summary.json`, and a
+`.gitignore`, for it holds questions and answers in plain text. Killed at any moment and started again, it goes on with the
+question and the step where it was.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.evals.answers import exact_match, token_f1
 from agentinfer_lg.evals.benchmarks.question import Question
-from agentinfer_lg.settings import Settings
+from agentinfer_lg.evals.run_folder import keep_asked
+from agentinfer_lg.evals.run_settings import keep_settings, server_urls
+from agentinfer_lg.evals.sittings import Sitting
 from agentinfer_lg.threads import Threads
 
 __all__ = ("BenchmarkRun", "Scored", "run_benchmark", "summarise")
 
 _WRITTEN = (0, 4)
 """Exit codes of `agentinfer research` that come with a report."""
+_GRACE_SECONDS = 10.0
+"""For a question that is told to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,11 @@ class BenchmarkRun:
     name: str
     folder: Path
     questions: Sequence[Question]
-    data: Path
-    """Where the questions come from."""
-    docs: Path
-    flags: Sequence[str]
+    data: str
+    """Identifies the questions: a folder, or what they are generated from."""
+    docs: Path | None = None
+    """Folder to search; None: the web."""
+    flags: Sequence[str] = ()
     """Further flags of `agentinfer research`, the same for each question."""
     parallel: int = 1
 
@@ -52,33 +57,38 @@ class Scored:
 
     @property
     def correct(self) -> bool:
-        """Normalised exact match."""
-        return exact_match(self.result["answer"], self.question.answer)
+        """Normalised exact match with one of the right answers."""
+        return any(exact_match(self.result["answer"], answer) for answer in self.question.answers)
 
     @property
     def f1(self) -> float:
-        """Token F1."""
-        return token_f1(self.result["answer"], self.question.answer)
+        """Token F1 with the right answer that is nearest."""
+        return max(token_f1(self.result["answer"], answer) for answer in self.question.answers)
 
 
 async def run_benchmark(run: BenchmarkRun, *, on_done: Callable[[Scored | None, str], None]) -> list[Scored]:
     """Run what is not finished yet; returns all finished questions in order.
+
+    Cancelled, it stops the processes of its questions and loses no finished step.
 
     Args:
         run: What to run.
         on_done: Called per question with its score (None when it failed) and the reason of a failure.
 
     Raises:
-        ConfigurationError: The folder holds a run with other settings.
+        ConfigurationError: The folder holds a run with other settings, or with other questions of the same names.
     """
-    _check_same(run)
+    _prepare(run)
     gate = asyncio.Semaphore(run.parallel)
+    sitting = Sitting(run.folder, server_urls(run.flags))
+    missing = [question for question in run.questions if not _file(run, question).exists()]
 
     async def one(question: Question) -> Scored | None:
-        file = run.folder / "results" / f"{question.id}.json"
+        file = _file(run, question)
         if not file.exists():
             async with gate:
                 failure = await _ask(run, question, file)
+            await sitting.look()
             if failure:
                 on_done(None, f"{question.id}: {failure}")
                 return None
@@ -86,7 +96,13 @@ async def run_benchmark(run: BenchmarkRun, *, on_done: Callable[[Scored | None, 
         on_done(scored, "")
         return scored
 
-    done = await asyncio.gather(*(one(question) for question in run.questions))
+    if missing:
+        await sitting.begin()
+    try:
+        done = await asyncio.gather(*(one(question) for question in run.questions))
+    finally:
+        if missing:
+            await sitting.look()
     return [scored for scored in done if scored is not None]
 
 
@@ -129,29 +145,45 @@ def _large_share(results: Sequence[dict[str, Any]]) -> float:
     return tiers.count("large") / len(tiers) if tiers else 0.0
 
 
+def _file(run: BenchmarkRun, question: Question) -> Path:
+    return run.folder / "results" / f"{question.id}.json"
+
+
+def _prepare(run: BenchmarkRun) -> None:
+    (run.folder / "results").mkdir(parents=True, exist_ok=True)
+    ignore = run.folder / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n", encoding="utf-8")
+    keep_settings(run.folder, benchmark=run.name, data=run.data, docs=run.docs, flags=run.flags)
+    keep_asked(run.folder, run.questions)
+
+
 async def _ask(run: BenchmarkRun, question: Question, file: Path) -> str:
     """Run one question in a process of its own; returns why it failed, empty when its result was written."""
     home = run.folder / "home"
     command = [sys.executable, "-m", "agentinfer_lg.cli", "research"]
     if Threads(home).exists(question.id):
         command += ["--resume", question.id]
+        text = b""
     else:
-        command += [question.question, "--thread", question.id, "--docs", str(run.docs), *run.flags]
+        docs = [] if run.docs is None else ["--docs", str(run.docs)]
+        # Not as an argument: other users of the machine can read those.
+        command += ["-", "--thread", question.id, *docs, *run.flags]
+        text = question.question.encode(errors="replace")
     process = await asyncio.create_subprocess_exec(
         *command,
         "--json",
         "--quiet",
-        env={**os.environ, "AGENTINFER_HOME": str(home)},
-        stdin=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "AGENTINFER_HOME": str(home), "PYTHONUTF8": "1"},
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        output, errors = await process.communicate()
+        output, errors = await process.communicate(text)
     finally:
         if process.returncode is None:
-            process.terminate()
-            await process.wait()
+            await _stop(process)
     if process.returncode not in _WRITTEN:
         lines = errors.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {process.returncode}"
@@ -161,22 +193,11 @@ async def _ask(run: BenchmarkRun, question: Question, file: Path) -> str:
     return ""
 
 
-def _check_same(run: BenchmarkRun) -> None:
-    """Keep questions of different settings apart."""
-    settings = Settings()
-    wanted: dict[str, object] = {
-        "benchmark": run.name,
-        "data": str(run.data),
-        "flags": list(run.flags),
-        "small": [settings.small.base_url, settings.small.model],
-        "large": [settings.large.base_url, settings.large.model],
-    }
-    (run.folder / "results").mkdir(parents=True, exist_ok=True)
-    file = run.folder / "settings.json"
-    if not file.exists():
-        file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        return
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found != wanted:
-        msg = f"{run.folder} holds a run with other settings ({found}). Choose another --out, or delete it."
-        raise ConfigurationError(msg)
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    try:
+        async with asyncio.timeout(_GRACE_SECONDS):
+            await process.communicate()  # what it still writes must not keep it waiting
+    except TimeoutError:
+        process.kill()
+        await process.wait()

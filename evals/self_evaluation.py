@@ -24,7 +24,7 @@ from typing import Any
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, agent_engines
+from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, StartEngines, agent_engines
 from agentinfer_lg.evals.agent_parts import find_configuration
 from agentinfer_lg.evals.agent_runs import (
     Answered,
@@ -40,12 +40,11 @@ from agentinfer_lg.evals.agent_runs import (
     tasks_digest,
     warm_up,
 )
+from agentinfer_lg.evals.cell_folder import CellFolder
 from agentinfer_lg.evals.engine_plan import rotated
 from agentinfer_lg.evals.forced_checks import ForcedChecks
-from agentinfer_lg.evals.run_folder import RunFolder
 from agentinfer_lg.evals.slow_search import SlowSearch
 from agentinfer_lg.result import Result
-from agentinfer_lg.settings import Settings, Tier
 from agentinfer_lg.tools import SearchProvider
 from agentinfer_lg.tools.local import LocalFolder
 
@@ -119,6 +118,17 @@ class SelfEvaluationOptions:
         """All of them, by rate; with the verifier first."""
         return [Condition(rate=rate, verifier=verifier) for rate in self.rates for verifier in (True, False)]
 
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return what cells of one run have in common, as a JSON object."""
+        return {
+            "engines": self.engines.to_json(),
+            "context": self.context.model_dump(),
+            "questions": self.questions,
+            "parallel": self.parallel,
+            "seed": self.seed,
+            "tool_seconds": self.tool_seconds,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfEvaluationCell:
@@ -145,6 +155,7 @@ class SelfEvaluation:
     """Benchmarks whose questions name their evidence."""
     options: SelfEvaluationOptions
     folder: Path
+    start_engines: StartEngines = agent_engines
 
     @property
     def missing(self) -> list[tuple[Condition, list[Task]]]:
@@ -157,6 +168,19 @@ class SelfEvaluation:
             for condition in rotated(self.options.conditions, number)
         ]
         return [(condition, left) for condition, left in pieces if left]
+
+    def prepare(self) -> None:
+        """Note the settings of a new run, or compare them with those that the folder holds; rates may be added.
+
+        Raises:
+            ConfigurationError: The folder holds a run of other settings.
+            UserInputError: There are too few questions.
+        """
+        require_questions(self.corpora, self.options.questions + 1, lower="--questions")
+        corpora = [[corpus.name, len(corpus.questions)] for corpus in self.corpora]
+        self._run.keep_settings(
+            {**self.options.to_json(), "corpora": corpora, "questions": tasks_digest(self._tasks)}
+        )
 
     def run(
         self,
@@ -171,17 +195,16 @@ class SelfEvaluation:
             on_done: Called after each question.
 
         Raises:
-            ConfigurationError: The folder holds a run of other settings.
-            UserInputError: There are too few questions.
             EngineError: A server does not start, or died.
+            ConfigurationError: As of `prepare`.
+            UserInputError: The same.
         """
-        require_questions(self.corpora, self.options.questions + 1, lower="--questions")
-        self._check_same()
+        self.prepare()
         missing = self.missing
         if not missing:
             return
         on_step("loading the engines")
-        with agent_engines(self.options.engines, _CONFIGURATION) as engines:
+        with self.start_engines(self.options.engines, _CONFIGURATION) as engines:
             asyncio.run(self._measure(engines, missing, on_step, on_done))
 
     async def _measure(
@@ -210,9 +233,8 @@ class SelfEvaluation:
         tasks: Sequence[Task],
         on_done: Callable[[Answered], None],
     ) -> None:
-        urls: dict[Tier, str] = {tier: server.base_url for tier, server in engines.servers.items()}
         with ForcedChecks(
-            engines=urls,
+            engines=engines.urls,
             questions=[task.question for task in tasks],
             error_rate=condition.rate,
             seed=self.options.seed,
@@ -249,27 +271,12 @@ class SelfEvaluation:
         self._run.write(_cell_name(condition, answered.task), asdict(cell))
 
     @property
-    def _run(self) -> RunFolder:
-        return RunFolder(self.folder)
+    def _run(self) -> CellFolder:
+        return CellFolder(self.folder)
 
     @property
     def _tasks(self) -> list[Task]:
         return all_tasks(self.corpora)[: self.options.questions]
-
-    def _check_same(self) -> None:
-        """Keep cells of different settings apart; rates may be added to a run."""
-        options = self.options
-        self._run.keep_settings(
-            {
-                "corpora": [[corpus.name, len(corpus.questions)] for corpus in self.corpora],
-                "questions": tasks_digest(self._tasks),
-                "engines": options.engines.to_json(),
-                "parallel": options.parallel,
-                "seed": options.seed,
-                "context": options.context.model_dump(),
-                "tool_seconds": options.tool_seconds,
-            }
-        )
 
 
 class _Forced:
@@ -281,7 +288,7 @@ class _Forced:
         self._checks = checks
 
     async def ask(self, question: str, context: Context, *, thread: str) -> Result:
-        settings: Settings = self._checks.settings(self._engines.settings(), thread)
+        settings = self._checks.settings(self._engines.settings(), thread)
         result = await ResearchAgent(settings, self._search).ask(question, context, thread=thread)
         # An agent makes the best of a server that died; its answer must not count.
         await asyncio.to_thread(self._engines.check)
@@ -294,7 +301,7 @@ def read_cells(folder: Path) -> list[SelfEvaluationCell]:
     Raises:
         UserInputError: The folder is no run.
     """
-    cells = RunFolder(folder).read(command="agentinfer bench self-evaluation")
+    cells = CellFolder(folder).read(command="agentinfer bench self-evaluation")
     return [SelfEvaluationCell(**cell) for cell in cells]
 
 

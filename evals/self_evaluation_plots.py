@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.charts import Axes, chart_folder, save_panels
 from agentinfer_lg.evals.self_evaluation_figures import SelfEvaluationRow
 
 __all__ = ("draw_self_evaluation",)
-
-Axes = Any  # matplotlib's
 
 _PANELS = {"accuracy": "accuracy", "tokens": "tokens per question", "escalations": "escalations per question"}
 _LINES = {True: ("with verifier", "black", "solid"), False: ("without", "C1", "dashed")}
@@ -31,29 +30,20 @@ def draw_self_evaluation(
         The file.
 
     Raises:
-        UserInputError: There is no matplotlib.
+        UserInputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
-        raise UserInputError(msg) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    from matplotlib.figure import Figure
+    with chart_folder(folder):
+        title = "Progress Checks with forced errors; crosses: the model's own verdicts"
+        file = folder / f"self-evaluation.{form}"
+        return [save_panels(file, title, partial(_fill, rows), panels=len(_PANELS))]
 
-    file = folder / f"self-evaluation.{form}"
-    with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9}):
-        figure = Figure(figsize=(6, 7), layout="constrained")
-        axes: list[Axes] = list(figure.subplots(len(_PANELS), 1, sharex=True))
-        for panel, (name, label) in zip(axes, _PANELS.items(), strict=True):
-            _panel(panel, rows, name)
-            panel.set_ylabel(label)
-            panel.grid(visible=True, alpha=0.3)
-        axes[0].set_ylim(0, 1)
-        axes[0].legend(fontsize=7)
-        axes[-1].set_xlabel("error rate of the Progress Checks")
-        figure.savefig(file, metadata={"Date": None} if form == "svg" else None, dpi=150)
-    return [file]
+
+def _fill(rows: Sequence[SelfEvaluationRow], axes: Sequence[Axes]) -> None:
+    for panel, (name, label) in zip(axes, _PANELS.items(), strict=True):
+        _panel(panel, rows, name)
+        panel.set_ylabel(label)
+    axes[0].set_ylim(0, 1)
+    axes[-1].set_xlabel("error rate of the Progress Checks")
 
 
 def _panel(panel: Axes, rows: Sequence[SelfEvaluationRow], name: str) -> None:

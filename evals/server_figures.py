@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
 from typing import Self
 
 import httpx
 
-__all__ = ("ServerFigures", "fetch_server_figures", "read_server_figures")
+__all__ = (
+    "ServerFigures",
+    "ServerState",
+    "fetch_page",
+    "fetch_server_figures",
+    "read_server_figures",
+    "read_server_state",
+)
 
 _SERIES = {
     "vllm:prompt_tokens_total": "prompt_tokens",
@@ -67,6 +75,24 @@ class ServerFigures:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """What a server is doing at one moment, and what it has counted until then; several engines are joined."""
+
+    running: float = 0.0
+    """Requests, as is the next one."""
+    waiting: float = 0.0
+    kv_usage: float = 0.0
+    """Share of the KV cache that is held by running requests; of the fullest engine."""
+    cache_queries: float = 0.0
+    cache_hits: float = 0.0
+    preemptions: float = 0.0
+    price: float | None = None
+    """AgentSched's lambda, the highest; None where it is not on, as in the next one."""
+    pressure: float | None = None
+    """Blocks that waiting requests need, by the capacity (z)."""
+
+
 def read_server_figures(text: str) -> ServerFigures:
     """Read a page in Prometheus' format; series that are not there count as 0."""
     sums: dict[str, float] = {}
@@ -76,15 +102,58 @@ def read_server_figures(text: str) -> ServerFigures:
     return ServerFigures(**sums)
 
 
+def read_server_state(text: str) -> ServerState:
+    """Read a page in Prometheus' format; values that are no numbers count as not there."""
+    found: dict[str, list[float]] = {}
+    for name, value in _SAMPLE.findall(text):
+        if (number := _number(value)) is not None:
+            found.setdefault(name, []).append(number)
+    counted = {
+        name: sum(found.get(f"vllm:{series}", ()))
+        for name, series in (
+            ("running", "num_requests_running"),
+            ("waiting", "num_requests_waiting"),
+            ("cache_queries", "prefix_cache_queries_total"),
+            ("cache_hits", "prefix_cache_hits_total"),
+            ("preemptions", "num_preemptions_total"),
+        )
+    }
+    return ServerState(
+        **counted,
+        kv_usage=max(found.get("vllm:kv_cache_usage_perc", ()), default=0.0),
+        price=max(found.get("agentinfer_sched_lambda", ()), default=None),
+        pressure=max(found.get("agentinfer_sched_pressure", ()), default=None),
+    )
+
+
 async def fetch_server_figures(base_url: str) -> ServerFigures | None:
     """Ask a server; None where it has no such page.
 
     Args:
         base_url: Of its API, ending in `/v1`.
     """
+    async with httpx.AsyncClient(timeout=10.0) as http:
+        page = await fetch_page(http, base_url)
+    return None if page is None else read_server_figures(page)
+
+
+async def fetch_page(http: httpx.AsyncClient, base_url: str) -> str | None:
+    """Return a server's page; None where it does not answer, or with something else.
+
+    Args:
+        http: Connections, and how long to wait.
+        base_url: Of its API, ending in `/v1`.
+    """
     try:
-        async with httpx.AsyncClient(timeout=10.0) as http:
-            page = await http.get(f"{base_url.rstrip('/').removesuffix('/v1')}/metrics")
-    except httpx.HTTPError:
+        page = await http.get(f"{base_url.rstrip('/').removesuffix('/v1')}/metrics")
+    except (httpx.HTTPError, httpx.InvalidURL):
         return None
-    return read_server_figures(page.text) if page.is_success and "vllm:" in page.text else None
+    return page.text if page.is_success and "vllm:" in page.text else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -22,7 +22,14 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller, seeker_caller
 from agentinfer_lg.nodes.compress import hidden_numbers
-from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer, read_document, without_marks
+from agentinfer_lg.nodes.reading import (
+    Reading,
+    answer_tier,
+    is_unknown,
+    read_answer,
+    read_document,
+    without_marks,
+)
 from agentinfer_lg.nodes.recall import originals_of
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -179,7 +186,11 @@ class _Tool:
         answer = without_marks(str(call["arguments"].get("answer", "")))
         reading = Reading(answer, self._cited(answer, call["arguments"].get("sources", [])))
         if not answer:
-            tier = self._state["calls"][-1]["tier"]
+            tier = answer_tier(
+                self._context,
+                self._state["calls"],
+                large_tokens=self._state["budget"]["large_tokens"],
+            )
             reading = await read_answer(self._caller(), self._prompts, self._state, self._context, tier=tier)
             self.calls.extend(reading.calls)
         reason = self._objection(reading)

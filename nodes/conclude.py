@@ -12,7 +12,7 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import seeker_caller
 from agentinfer_lg.nodes.compress import settle
-from agentinfer_lg.nodes.reading import Reading, is_unknown, read_answer
+from agentinfer_lg.nodes.reading import Reading, answer_tier, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import Finding, SeekerState
@@ -37,7 +37,13 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
         caller = seeker_caller(state, context, resources)
         try:
             reading = await read_answer(
-                caller, PROMPTS[state["language"]], state, context, tier=state["tier"]
+                caller,
+                PROMPTS[state["language"]],
+                state,
+                context,
+                tier=answer_tier(
+                    context, state.get("calls", []), large_tokens=state["budget"]["large_tokens"]
+                ),
             )
         except EndpointError as error:
             failure = str(error)

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 
 from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.context import Context
-from agentinfer_lg.nodes.budget import seconds_left
+from agentinfer_lg.nodes.budget import seconds_left, tokens_spent
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.prompts import Prompts, number_passages
@@ -24,6 +24,7 @@ from agentinfer_lg.text import sentences
 
 __all__ = (
     "Reading",
+    "answer_tier",
     "closed_answer",
     "is_unknown",
     "is_yes_or_no",
@@ -62,6 +63,22 @@ class Reading:
     answer: str
     sources: tuple[str, ...]
     calls: tuple[CallRecord, ...] = ()
+
+
+def answer_tier(context: Context, calls: Sequence[CallRecord], *, large_tokens: int) -> Tier:
+    """Return which model reads the answer out of what was found, whoever searched.
+
+    A small model names something that stands in the passages even where they do not tell; its answer then ends the search
+    too early. So the large one reads, unless the policy or an empty budget says otherwise.
+
+    Args:
+        context: Knobs of the run.
+        calls: Calls that count against the budget.
+        large_tokens: That budget.
+    """
+    if context.policy in ("always-small", "large-planner-only"):
+        return "small"
+    return "small" if tokens_spent(calls, "large") >= large_tokens else "large"
 
 
 def is_unknown(answer: str) -> bool:

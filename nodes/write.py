@@ -13,11 +13,11 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.models import OutOfTimeError
-from agentinfer_lg.nodes.budget import seconds_spent, tokens_spent
+from agentinfer_lg.nodes.budget import seconds_spent
 from agentinfer_lg.nodes.calling import Caller
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.nodes.plan import AGENT as PLANNER
-from agentinfer_lg.nodes.reading import closed_answer, is_unknown, short_answer
+from agentinfer_lg.nodes.reading import answer_tier, closed_answer, is_unknown, short_answer
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -191,10 +191,9 @@ class _Writer:
 
     def _tier(self) -> Tier:
         """The large model writes, unless the policy or an empty budget says otherwise."""
-        if self._context.policy in ("always-small", "large-planner-only"):
-            return "small"
-        spent = tokens_spent(self._state.get("calls", []), "large")
-        return "small" if spent >= self._context.max_large_tokens else "large"
+        return answer_tier(
+            self._context, self._state.get("calls", []), large_tokens=self._context.max_large_tokens
+        )
 
 
 def _numbers(findings: list[Finding], registered: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from agentinfer_lg.cli import (
     bench_compress,
     bench_engine,
     bench_granularity,
+    bench_load,
     bench_overhead,
     bench_retrieval,
     bench_sam,
@@ -37,6 +38,7 @@ bench_overhead.register(app)
 bench_compress.register(app)
 bench_granularity.register(app)
 bench_ablation.register(app)
+bench_load.register(app)
 bench_self_evaluation.register(app)
 
 

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentinfer_lg.cli.bench_flags import aligned, model_folder, names, step_progress, whole_numbers
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.cli.bench_agent import (
+    Benchmarks,
+    Concurrency,
+    Hops,
+    HotpotData,
+    JsonFile,
+    Knobs,
+    KvCacheGib,
+    Languages,
+    LargeArgs,
+    LargeEnv,
+    LargeModel,
+    MaxModelLen,
+    Offset,
+    Out,
+    Plots,
+    QuestionsPerPlace,
+    Seed,
+    SmallArgs,
+    SmallEnv,
+    SmallModel,
+    ToolSeconds,
+    World,
+    engine_pair,
+    known_languages,
+    make_corpora,
+    report_answer,
+    write_figures,
+)
+from agentinfer_lg.cli.bench_flags import aligned, different_names, filled, step_progress, whole_numbers
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.ablation import AblationOptions
     from agentinfer_lg.evals.ablation_figures import AblationRow
-    from agentinfer_lg.evals.agent_engines import TierEngine
-    from agentinfer_lg.evals.agent_runs import Answered, Corpus
 
 __all__ = ("register",)
 
@@ -29,53 +51,30 @@ def register(app: typer.Typer) -> None:
 
 
 def ablation(
-    small_model: Annotated[
-        str, typer.Option(help="Model of the small tier: a folder, or a name on the hub.")
-    ],
-    large_model: Annotated[str, typer.Option(help="Model of the large tier.")],
+    small_model: SmallModel,
+    large_model: LargeModel,
     configurations: Annotated[str, typer.Option(help="Which ones, separated by commas; default: all.")] = "",
-    concurrency: Annotated[str, typer.Option(help="Questions at the same time.")] = "1,4,8,16",
-    benchmarks: Annotated[
-        str, typer.Option(help="closed-world, hotpotqa, or both: their questions take turns.")
-    ] = "closed-world",
-    seed: Annotated[int, typer.Option(help="Of the closed world.")] = 1,
-    languages: Annotated[str, typer.Option(help="Of the closed world.")] = "en,zh",
-    hops: Annotated[
-        str, typer.Option(help="Of the closed world: documents between question and answer.")
-    ] = "2,3,4,5,6",
-    offset: Annotated[
-        int, typer.Option(min=0, help="Questions of each benchmark to leave out at the start.")
-    ] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of HotpotQA; default: $AGENTINFER_DATA/hotpotqa.")
-    ] = None,
-    questions_per_place: Annotated[
-        int, typer.Option(min=1, help="Questions of a cell, per question at the same time.")
-    ] = 1,
+    concurrency: Concurrency = "1,4,8,16",
+    benchmarks: Benchmarks = "closed-world",
+    seed: Seed = 1,
+    languages: Languages = "en,zh",
+    hops: Hops = "2,3,4,5,6",
+    offset: Offset = 0,
+    data: HotpotData = None,
+    questions_per_place: QuestionsPerPlace = 1,
     min_questions: Annotated[int, typer.Option(min=1, help="Least questions of a cell.")] = 4,
     blocks: Annotated[int, typer.Option(min=1, help="Repeat everything so often, with other questions.")] = 1,
-    tool_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Added to each search: a folder answers at once, the web does not.")
-    ] = 1.0,
-    max_model_len: Annotated[int, typer.Option(min=1024, help="Longest context of the servers.")] = 16_384,
-    kv_cache_gib: Annotated[
-        float | None, typer.Option(min=0.1, help="KV cache of each server; default: as `agentinfer serve`.")
-    ] = None,
-    small_args: Annotated[str, typer.Option(help="More arguments for vLLM, small tier.")] = "",
-    large_args: Annotated[str, typer.Option(help="More arguments for vLLM, large tier.")] = "",
-    small_env: Annotated[
-        list[str] | None,
-        typer.Option(help="Variable of the small server, NAME=VALUE: which devices it sees, for instance."),
-    ] = None,
-    large_env: Annotated[list[str] | None, typer.Option(help="Variable of the large server.")] = None,
-    knobs: Annotated[
-        list[str] | None, typer.Option("--set", help="Knob of the agent, KEY=VALUE; may be repeated.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")] = Path(
-        "runs/ablation"
-    ),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all rows here.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Draw charts into this folder.")] = None,
+    tool_seconds: ToolSeconds = 1.0,
+    max_model_len: MaxModelLen = 16_384,
+    kv_cache_gib: KvCacheGib = None,
+    small_args: SmallArgs = "",
+    large_args: LargeArgs = "",
+    small_env: SmallEnv = None,
+    large_env: LargeEnv = None,
+    knobs: Knobs = None,
+    out: Out = Path("runs/ablation"),
+    json_file: JsonFile = None,
+    plots: Plots = None,
 ) -> None:
     """Answer questions with every part on and off: QPS, seconds, accuracy, tokens.
 
@@ -85,17 +84,21 @@ def ablation(
     from agentinfer_lg.cli.options import build_context, parse_assignments
     from agentinfer_lg.evals.ablation import Ablation, AblationOptions, read_cells
     from agentinfer_lg.evals.ablation_figures import ablation_rows
-    from agentinfer_lg.evals.agent_engines import EnginePair
     from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, find_configuration
+    from agentinfer_lg.evals.cell_folder import CellFolder
     from agentinfer_lg.serving.launch import stop_on_signals
 
     options = AblationOptions(
-        engines=EnginePair(
-            small=_engine(small_model, kv_cache_gib, small_args, small_env or [], flag="--small-env"),
-            large=_engine(large_model, kv_cache_gib, large_args, large_env or [], flag="--large-env"),
+        engines=engine_pair(
+            models=(small_model, large_model),
+            kv_cache_gib=kv_cache_gib,
+            args=(small_args, large_args),
+            variables=(small_env or [], large_env or []),
             max_model_len=max_model_len,
         ),
-        configurations=tuple(find_configuration(name) for name in names(configurations) or CONFIGURATIONS),
+        configurations=tuple(
+            find_configuration(name) for name in different_names(configurations) or CONFIGURATIONS
+        ),
         concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
         questions_per_place=questions_per_place,
         min_questions=min_questions,
@@ -103,20 +106,25 @@ def ablation(
         context=build_context({"report": "brief"}, parse_assignments(knobs or [])),
         tool_seconds=tool_seconds,
     )
-    world = _World(
-        seed=seed, languages=_languages(languages), hops=whole_numbers(hops, flag="--hops"), offset=offset
+    world = World(
+        seed=seed,
+        languages=known_languages(languages),
+        hops=whole_numbers(hops, flag="--hops"),
+        offset=offset,
     )
-    corpora = _corpora(names(benchmarks), options, world, data, out)
+    corpora = make_corpora(different_names(benchmarks), options.questions, world, data, out)
     benchmark = Ablation(corpora=corpora, options=options, folder=out)
+    benchmark.prepare()
     missing = benchmark.missing
     loads = len({(block, configuration.name) for block, configuration, _ in missing})
     try:
         with stop_on_signals(), step_progress(len(missing) + loads) as on_step:
-            benchmark.run(on_step=on_step, on_done=_report)
+            benchmark.run(on_step=on_step, on_done=report_answer)
     finally:
-        if any((out / "cells").glob("*.json")):
+        if CellFolder(out).started:
             rows = ablation_rows(read_cells(out))
-            _write(rows, out, json_file, options)
+            figures = {"rows": [row.to_json() for row in rows], "settings": _settings(options)}
+            write_figures(figures, out, json_file)
             typer.echo("\n".join(_table(rows)))
     if plots is not None:
         from agentinfer_lg.evals.ablation_plots import draw_ablation
@@ -125,104 +133,20 @@ def ablation(
             typer.echo(f"drawn: {file}", err=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _World:
-    """What the closed world is made from."""
-
-    seed: int
-    languages: Sequence[Literal["en", "zh"]]
-    hops: Sequence[int]
-    offset: int
-
-
-def _engine(
-    model: str, kv_cache_gib: float | None, args: str, variables: list[str], *, flag: str
-) -> TierEngine:
-    from agentinfer_lg.evals.agent_engines import TierEngine
-
-    environment = {}
-    for text in variables:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            msg = f"{flag} {text!r} is not of the form NAME=VALUE."
-            raise UserInputError(msg)
-        environment[name] = value
-    folder = str(model_folder(model)) if model == "demo" else model
-    return TierEngine(
-        model=folder, kv_cache_gib=kv_cache_gib, args=tuple(shlex.split(args)), environment=environment
-    )
-
-
-def _languages(text: str) -> list[Literal["en", "zh"]]:
-    known: tuple[Literal["en", "zh"], ...] = ("en", "zh")
-    chosen = [language for name in names(text) for language in known if language == name]
-    if not chosen or len(chosen) != len(names(text)):
-        msg = f"--languages takes en, zh, or both, separated by commas, not {text!r}"
-        raise UserInputError(msg)
-    return chosen
-
-
-def _corpora(
-    wanted: list[str], options: AblationOptions, world: _World, data: Path | None, out: Path
-) -> list[Corpus]:
-    count = world.offset + -(-options.questions // max(1, len(wanted)))
-    made = {"closed-world": _closed_world, "hotpotqa": _hotpotqa}
-    unknown = [name for name in wanted if name not in made]
-    if unknown or not wanted:
-        msg = f"--benchmarks takes some of {', '.join(made)}, separated by commas, not {', '.join(unknown) or 'nothing'}."
-        raise UserInputError(msg)
-    return [made[name](count, world, data, out.absolute() / "corpora" / name) for name in wanted]
-
-
-def _closed_world(count: int, world: _World, data: Path | None, docs: Path) -> Corpus:
-    from agentinfer_lg.evals.agent_runs import Corpus
-    from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
-
-    made = generate_world(seed=world.seed, questions=count, languages=world.languages, hops=world.hops)
-    write_world(made, docs)
-    return Corpus(name="closed-world", questions=made.questions[world.offset :], docs=docs)
-
-
-def _hotpotqa(count: int, world: _World, data: Path | None, docs: Path) -> Corpus:
-    from agentinfer_lg.cli.eval import default_data
-    from agentinfer_lg.evals.agent_runs import Corpus
-    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions, write_corpus
-
-    folder = data or default_data() / "hotpotqa"
-    write_corpus(folder, docs)
-    questions = load_questions(folder, offset=world.offset, limit=count - world.offset)
-    return Corpus(name="hotpotqa", questions=questions, docs=docs)
-
-
-def _report(answered: Answered) -> None:
-    result = answered.result
-    answer = " ".join(result["answer"].split())[:60] if result else f"failed: {answered.failure}"
-    typer.echo(f"  {answered.seconds:6.0f} s  {answered.task.question.answer[:30]} <- {answer}", err=True)
-
-
-def _write(rows: list[AblationRow], out: Path, json_file: Path | None, options: AblationOptions) -> None:
-    from agentinfer_lg.evals.engine import versions
-
-    content = {
-        "rows": [row.to_json() for row in rows],
-        "settings": {
-            "engines": options.engines.to_json(),
-            "context": options.context.model_dump(),
-            "questions_per_place": options.questions_per_place,
-            "min_questions": options.min_questions,
-            "blocks": options.blocks,
-            "tool_seconds": options.tool_seconds,
-        },
-        "versions": versions(),
+def _settings(options: AblationOptions) -> dict[str, Any]:  # Any: JSON
+    return {
+        "engines": options.engines.to_json(),
+        "context": options.context.model_dump(),
+        "questions_per_place": options.questions_per_place,
+        "min_questions": options.min_questions,
+        "blocks": options.blocks,
+        "tool_seconds": options.tool_seconds,
     }
-    text = json.dumps(content, indent=2) + "\n"
-    for file in filter(None, (out / "rows.json", json_file)):
-        file.write_text(text, encoding="utf-8")
 
 
 def _table(rows: list[AblationRow]) -> list[str]:
     head = (
-        "n", "configuration", "questions", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
+        "n", "configuration", "questions", "failed", "QPS x1000", "end to end s", "speed-up (95%)", "QPS ratio", "accuracy",
         "difference (95%)", "F1", "tokens", "computed", "ineffective", "OTE", "cache hits",
     )  # fmt: skip
     return aligned([head, *(_cells(row) for row in rows)])
@@ -233,16 +157,17 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         str(row.n),
         row.configuration,
         str(row.questions),
+        str(row.failures),
         f"{1000 * row.qps:.2f}",
-        f"{row.end_to_end_s:.1f}",
-        f"{row.speedup_interval:.2f}" if row.speedup_interval else "-",
-        f"{row.qps_ratio:.2f}" if row.qps_ratio else "-",
+        filled(row.end_to_end_s, ".1f"),
+        filled(row.speedup_interval, ".2f"),
+        filled(row.qps_ratio, ".2f"),
         f"{row.accuracy:.0%}",
-        f"{row.accuracy_difference:+.2f}" if row.accuracy_difference else "-",
+        filled(row.accuracy_difference, "+.2f"),
         f"{row.f1:.2f}",
         f"{row.tokens:,.0f}",
         f"{row.computed_tokens:,.0f}",
         f"{row.ineffective_tokens:,.0f}",
-        f"{row.ote:.2f}" if row.ote else "-",
+        filled(row.ote, ".2f"),
         f"{row.cache_hit_rate:.0%}",
     )

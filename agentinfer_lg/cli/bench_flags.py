@@ -1,7 +1,8 @@
-"""What the commands of `agentinfer bench` share: reading flags, showing progress, printing tables."""
+"""What the commands of `agentinfer bench` and `eval` share: reading flags, showing progress, printing tables."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,26 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 
-__all__ = ("aligned", "model_folder", "names", "step_progress", "whole_numbers")
+__all__ = (
+    "aligned",
+    "default_data",
+    "different_names",
+    "filled",
+    "model_folder",
+    "names",
+    "step_progress",
+    "whole_numbers",
+)
 
 
 def names(text: str) -> list[str]:
     """Split a list that is separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def different_names(text: str) -> list[str]:
+    """Split a list that is separated by commas; what is there twice counts once."""
+    return list(dict.fromkeys(names(text)))
 
 
 def whole_numbers(text: str, *, flag: str, least: int = 1) -> list[int]:
@@ -40,6 +55,24 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, " | ".join("-" * width for width in widths))
     return [f"| {line} |" for line in lines]
+
+
+def filled(value: object, form: str) -> str:
+    """Format a figure for a cell of a table; None, an unknown one, is a dash."""
+    return "-" if value is None else format(value, form)
+
+
+def default_data() -> Path:
+    """Return the folder of all data sets.
+
+    Raises:
+        typer.BadParameter: AGENTINFER_DATA is not set.
+    """
+    folder = os.environ.get("AGENTINFER_DATA", "")
+    if not folder:
+        msg = "Pass --data FOLDER, or set AGENTINFER_DATA to the folder of the data sets (docs/data.md)."
+        raise typer.BadParameter(msg)
+    return Path(folder)
 
 
 def model_folder(model: str) -> Path:

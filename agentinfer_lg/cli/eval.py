@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from agentinfer_lg.cli.bench_flags import default_data, names, whole_numbers
+from agentinfer_lg.cli.eval_run import RunOptions, check_ready, run_and_report
 from agentinfer_lg.context import CollabPolicy
 
 if TYPE_CHECKING:
-    from agentinfer_lg.evals.runner import Scored
+    from collections.abc import Sequence
+
+    from agentinfer_lg.evals.benchmarks.question import Question
+    from agentinfer_lg.text import Language
 
 __all__ = ("app", "default_data")
 
-app = typer.Typer(name="eval", help="Run the agent on questions with known answers.", no_args_is_help=True)
+app = typer.Typer(
+    name="eval",
+    help="Run the agent on questions with known answers.",
+    no_args_is_help=True,
+    invoke_without_command=True,
+)
+
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+_JSON_HELP = "Also write the figures here."
+
+Out = Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")]
+Policy = Annotated[CollabPolicy, typer.Option(help="Which model thinks.")]
+Limit = Annotated[int, typer.Option(min=1, help="Number of questions.")]
+MaybeLimit = Annotated[
+    int | None, typer.Option(min=1, help="Number of questions; default: all.", show_default=False)
+]
+Offset = Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Questions at once.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help=_JSON_HELP)]
+WithProfile = Annotated[
+    bool, typer.Option("--profile", help="Show where time and tokens went, and draw a chart.")
+]
+WithJudge = Annotated[
+    bool, typer.Option(help="Also ask the judge of AGENTINFER_JUDGE__*, where one is configured.")
+]
+Docs = Annotated[Path | None, typer.Option(help="Folder to research instead of the web.")]
+MinTurns = Annotated[
+    int, typer.Option(min=0, help="Only questions that took at least so many turns in run B.")
+]
+HotpotData = Annotated[
+    Path | None, typer.Option(help="Folder of HotpotQA; default: $AGENTINFER_DATA/hotpotqa.")
+]
 
 
 @app.callback()
-def _group() -> None:
+def _group(
+    context: typer.Context,
+    both: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="A B", help="Folders of two runs: the same as `compare A B`."),
+    ] = None,
+    data: HotpotData = None,
+    min_turns: MinTurns = 0,
+    json_file: JsonFile = None,
+) -> None:
     """Run the agent on questions with known answers."""
+    if both is not None and context.invoked_subcommand is None:
+        compare(*both, data=data, min_turns=min_turns, json_file=json_file)
+    elif both is not None or data or min_turns or json_file:
+        msg = "Flags before the name of a command go with --compare A B, and that with no command."
+        raise typer.BadParameter(msg)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@app.command(context_settings=_PASSED_ON)
 def hotpotqa(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data set; default: $AGENTINFER_DATA/hotpotqa.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")] = Path(
-        "runs/hotpotqa"
-    ),
-    policy: Annotated[CollabPolicy, typer.Option(help="Which model thinks.")] = "agentcollab",
-    limit: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 20,
-    offset: Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")] = 0,
-    parallel: Annotated[int, typer.Option(min=1, help="Questions at once.")] = 4,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    data: HotpotData = None,
+    out: Out = Path("runs/hotpotqa"),
+    policy: Policy = "agentcollab",
+    limit: Limit = 20,
+    offset: Offset = 0,
+    parallel: Parallel = 4,
+    json_file: JsonFile = None,
+    profile: WithProfile = False,
 ) -> None:
     """HotpotQA over a closed corpus: accuracy, tokens per tier, seconds, escalations.
 
@@ -46,113 +90,172 @@ def hotpotqa(
     environment. Interrupted at any point, the same command goes on where it was.
     """
     from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions, write_corpus
-    from agentinfer_lg.evals.runner import BenchmarkRun, run_benchmark, summarise
 
     folder = data or default_data() / "hotpotqa"
     questions = load_questions(folder, offset=offset, limit=limit)
+    options = RunOptions(
+        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
+    )
+    check_ready(options)
     docs = out.absolute() / "corpus"
     typer.echo(f"{write_corpus(folder, docs)} paragraphs, {len(questions)} questions", err=True)
-    run = BenchmarkRun(
-        name="hotpotqa",
-        folder=out.absolute(),
-        questions=questions,
-        data=folder.absolute(),
-        docs=docs,
-        flags=["--policy", policy, *context.args],
-        parallel=parallel,
+    run_and_report("hotpotqa", questions, options, data=str(folder.absolute()), docs=docs)
+
+
+@app.command(name="closed-world", context_settings=_PASSED_ON)
+def closed_world(
+    context: typer.Context,
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives another world.")] = 1,
+    languages: Annotated[str, typer.Option(help="Of the questions, separated by commas.")] = "en,zh",
+    hops: Annotated[str, typer.Option(help="Documents that a question needs, from 2 to 6.")] = "2,3,4,5,6",
+    out: Out = Path("runs/closed-world"),
+    policy: Policy = "agentcollab",
+    limit: Limit = 20,
+    offset: Offset = 0,
+    parallel: Parallel = 4,
+    json_file: JsonFile = None,
+    profile: WithProfile = False,
+) -> None:
+    """Questions about an invented world, generated with its documents: nothing in it can be known beforehand.
+
+    Every question is one `agentinfer research` run; further flags are passed on to it. The world has as many questions as
+    are asked or left out, so that a continued run needs the same --limit and --offset.
+    """
+    from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
+
+    world = generate_world(
+        seed=seed,
+        questions=offset + limit,
+        languages=cast("list[Language]", names(languages)),  # others are refused there
+        hops=whole_numbers(hops, flag="--hops"),
     )
-    scored = asyncio.run(run_benchmark(run, on_done=_report))
-    summary = {"policy": policy, **summarise(scored)}
-    text = json.dumps(summary, indent=2) + "\n"
-    (out / "summary.json").write_text(text, encoding="utf-8")
-    if json_file is not None:
-        json_file.write_text(text, encoding="utf-8")
-    typer.echo("\n".join(_table(summary)))
-    if len(scored) < len(questions):
-        typer.echo(
-            f"{len(questions) - len(scored)} questions failed; the same command tries them again.", err=True
-        )
-        raise typer.Exit(4)
+    options = RunOptions(
+        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
+    )
+    check_ready(options)
+    docs = out.absolute() / "corpus"
+    typer.echo(f"{write_world(world, docs)} documents, {limit} questions", err=True)
+    made_from = (
+        f"seed {seed}, {offset + limit} questions, {','.join(names(languages))}, hops {','.join(names(hops))}"
+    )
+    run_and_report("closed-world", world.questions[offset:], options, data=made_from, docs=docs)
+
+
+@app.command(name="browsecomp-zh", context_settings=_PASSED_ON)
+def browsecomp_zh(
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the encrypted files; default: $AGENTINFER_DATA/browsecomp-zh."),
+    ] = None,
+    docs: Docs = None,
+    judge: WithJudge = True,
+    out: Out = Path("runs/browsecomp-zh"),
+    policy: Policy = "agentcollab",
+    limit: MaybeLimit = None,
+    offset: Offset = 0,
+    parallel: Parallel = 4,
+    json_file: JsonFile = None,
+    profile: WithProfile = False,
+) -> None:
+    """BrowseComp-ZH on the web: hard questions in Chinese, marked with the original and the revised answers.
+
+    Every question is one `agentinfer research` run; further flags are passed on to it. The folder of the run holds questions
+    and answers in plain text: keep it out of public places.
+    """
+    from agentinfer_lg.evals.benchmarks.browsecomp_zh import load_answer_sets
+
+    folder = data or default_data() / "browsecomp-zh"
+    sets = load_answer_sets(folder, offset=offset, limit=limit)
+    options = RunOptions(
+        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
+    )
+    check_ready(options, web=docs is None)
+    answers: dict[str, Sequence[Question]] = {str(name): questions for name, questions in sets.items()}
+    _run_marked("browsecomp-zh", answers, options, data=folder, docs=docs, judge=judge)
+
+
+@app.command(context_settings=_PASSED_ON)
+def deepdiver(
+    context: typer.Context,
+    file: Annotated[Path, typer.Option(help="Questions with answers: .json, .jsonl or .csv (docs/data.md).")],
+    question_field: Annotated[str, typer.Option(help="Name of the field; default: the common ones.")] = "",
+    answer_field: Annotated[str, typer.Option(help="The same of the answer.")] = "",
+    id_field: Annotated[str, typer.Option(help="The same of the id.")] = "",
+    topic_field: Annotated[str, typer.Option(help="The same of the topic.")] = "",
+    docs: Docs = None,
+    judge: WithJudge = True,
+    out: Out = Path("runs/deepdiver"),
+    policy: Policy = "agentcollab",
+    limit: MaybeLimit = None,
+    offset: Offset = 0,
+    parallel: Parallel = 4,
+    json_file: JsonFile = None,
+    profile: WithProfile = False,
+) -> None:
+    """Questions of your own on the web, in the style of DeepDiver's WebPuzzle.
+
+    Every question is one `agentinfer research` run; further flags are passed on to it.
+    """
+    from agentinfer_lg.evals.benchmarks.deepdiver import Fields, load_questions
+
+    given = {"question": question_field, "answer": answer_field, "id": id_field, "topic": topic_field}
+    fields = Fields(**{name: (field,) for name, field in given.items() if field})
+    questions = load_questions(file, fields=fields, offset=offset, limit=limit)
+    options = RunOptions(
+        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
+    )
+    check_ready(options, web=docs is None)
+    _run_marked("deepdiver", {"given": questions}, options, data=file, docs=docs, judge=judge)
 
 
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(help="Folder of the run to compare it with.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data set; default: $AGENTINFER_DATA/hotpotqa.")
-    ] = None,
-    min_turns: Annotated[
-        int, typer.Option(min=0, help="Only questions that took at least so many turns in run B.")
-    ] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    data: HotpotData = None,
+    min_turns: MinTurns = 0,
+    json_file: JsonFile = None,
 ) -> None:
-    """Two runs on the same questions: paired differences and ratios, with 95% bootstrap intervals."""
-    from dataclasses import asdict
+    """Two runs on the same questions: paired differences and ratios, with 95% bootstrap intervals.
 
-    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions
-    from agentinfer_lg.evals.compare import compare_runs, load_results
-
-    questions = load_questions(data or default_data() / "hotpotqa", offset=0, limit=1_000_000)
-    answers = {question.id: question.answer for question in questions}
-    found = compare_runs(
-        load_results(a), load_results(b), answers, keep=lambda _, other: other["turns"] >= min_turns
-    )
-    if json_file is not None:
-        json_file.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
-    rows = [
-        ("exact match", found.exact_match, ".2f", f"{found.exact_match_difference:+.2f}"),
-        ("F1", found.f1, ".3f", f"{found.f1_difference:+.3f}"),
-        ("turns", found.turns, ".1f", f"x {found.turns_ratio:.2f}"),
-        ("tokens", found.tokens, ",.0f", f"x {found.tokens_ratio:.2f}"),
-        ("tokens not cached", found.computed, ",.0f", f"x {found.computed_ratio:.2f}"),
-        ("seconds", found.seconds, ".0f", f"x {found.seconds_ratio:.2f}"),
-    ]
-    typer.echo(f"{found.questions} questions")
-    typer.echo("| per question | A | B | A against B (95%) |\n| --- | --- | --- | --- |")
-    for name, (left, right), spec, against in rows:
-        typer.echo(f"| {name} | {left:{spec}} | {right:{spec}} | {against} |")
-
-
-def default_data() -> Path:
-    """Return the folder of all data sets.
-
-    Raises:
-        typer.BadParameter: AGENTINFER_DATA is not set.
+    The right answers are those that the runs keep; --data is only needed for runs of earlier versions, which keep none.
     """
-    folder = os.environ.get("AGENTINFER_DATA", "")
-    if not folder:
-        msg = "Pass --data FOLDER, or set AGENTINFER_DATA to the folder of the data sets (docs/data.md)."
-        raise typer.BadParameter(msg)
-    return Path(folder)
+    from agentinfer_lg.cli.eval_report import comparison_table, write_json
+    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions
+    from agentinfer_lg.evals.compare import common_questions, compare_runs
+    from agentinfer_lg.evals.run_folder import asked, load_results
+
+    left, right = load_results(a), load_results(b)
+    questions = common_questions(a, b) or asked(load_questions(data or default_data() / "hotpotqa"))
+    found = compare_runs(left, right, questions, keep=lambda _, other: other["turns"] >= min_turns)
+    write_json(found.to_json(), json_file)
+    typer.echo("\n".join(comparison_table(found)))
 
 
-def _report(scored: Scored | None, failure: str) -> None:
-    if scored is None:
-        typer.echo(f"failed   {failure}", err=True)
-        return
-    mark = "right" if scored.correct else f"F1 {scored.f1:.2f}"
-    answer = " ".join(scored.result["answer"].split())[:60]
-    typer.echo(
-        f"{mark:<8} {scored.result['seconds']['total']:5.0f} s  {scored.question.answer[:40]} <- {answer}",
-        err=True,
+@app.command()
+def profile(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Where the time and the tokens of a run went: per phase and turn, per model and role, useful or not."""
+    from agentinfer_lg.cli.eval_report import show_profile, write_json
+
+    write_json(show_profile(run), json_file)
+
+
+def _run_marked(
+    name: str,
+    answers: dict[str, Sequence[Question]],
+    options: RunOptions,
+    *,
+    data: Path,
+    docs: Path | None,
+    judge: bool,
+) -> None:
+    questions = next(iter(answers.values()))
+    folder = docs.absolute() if docs else None
+    typer.echo(f"{len(questions)} questions, searching {folder or 'the web'}", err=True)
+    run_and_report(
+        name, questions, options, data=str(data.absolute()), docs=folder, answers=answers, judge=judge
     )
-
-
-def _table(summary: dict[str, Any]) -> list[str]:  # Any: the JSON object of `summarise`
-    if not summary["questions"]:
-        return ["no question was finished"]
-    tokens = summary["tokens"]
-    return [
-        "| policy | questions | EM | F1 | s per question | turns | large turns | escalations | re-prefill tokens "
-        "| small tokens (cached) | large tokens (cached) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {summary['policy']} | {summary['questions']} | {summary['exact_match']:.2f} | {summary['f1']:.3f} "
-        f"| {summary['seconds_per_question']:.0f} | {summary['turns_per_question']:.1f} "
-        f"| {summary['large_turns_share']:.0%} | {summary['escalations']} | {summary['reprefill_tokens']:,} "
-        f"| {_tokens(tokens['small'])} | {_tokens(tokens['large'])} |",
-    ]
-
-
-def _tokens(usage: dict[str, int]) -> str:
-    return f"{usage['prompt_tokens'] + usage['output_tokens']:,} ({usage['cached_tokens']:,})"

@@ -25,7 +25,7 @@ from typing import Literal
 from agentinfer_lg.errors import ConfigurationError, UserInputError
 from agentinfer_lg.evals.benchmarks.question import Question
 
-__all__ = ("Answers", "decrypt", "load_questions")
+__all__ = ("Answers", "decrypt", "load_answer_sets", "load_questions")
 
 Answers = Literal["original", "revised"]
 """Whose answers are right: the authors', or those of the revision, which corrected 24."""
@@ -78,6 +78,28 @@ def load_questions(
         rows = _read(revision, ("raw_problem", "raw_answer", "answer"))
         questions = _revised(questions, rows, revision) if questions else _only_revised(rows)
     return questions[offset:][:limit]
+
+
+def load_answer_sets(
+    folder: Path, *, offset: int = 0, limit: int | None = None
+) -> dict[Answers, list[Question]]:
+    """Read the same questions with each kind of answers that the folder has, the original ones first.
+
+    Args:
+        folder: Holds the files.
+        offset: Questions to leave out at the start.
+        limit: Most questions to return.
+
+    Raises:
+        UserInputError: The folder holds neither file, or one that is not as published.
+        ConfigurationError: `openpyxl`, which reads the xlsx, is not installed.
+    """
+    patterns: dict[Answers, str] = {"original": "*.xlsx", "revised": "*.csv"}
+    there = [answers for answers, pattern in patterns.items() if folder.is_dir() and _only(folder, pattern)]
+    return {
+        answers: load_questions(folder, answers=answers, offset=offset, limit=limit)
+        for answers in there or ["original"]  # which says what is missing
+    }
 
 
 def decrypt(cell: str, canary: str) -> str:

@@ -109,9 +109,10 @@ def generate_world(
     mint = Mint(seed)
     types = Draw(seed, "types").shuffled(ENTITY_TYPES)
     file_numbers = Permutation(CAPACITY * _PAGES_PER_QUESTION, draw=Draw(seed, "files"))
-    documents, facts, asked = [], [], []
+    asked: list[Question] = []
+    pages: list[tuple[str, Page]] = []
     for index in range(questions):
-        # Languages change fastest; the other three are to meet in all combinations.
+        # Languages change fastest; hops, types and kinds of answers are to meet in all combinations.
         turn, language_number = divmod(index, len(languages))
         slot, kind_number = divmod(turn, len(KINDS))
         draw = Draw(seed, "question", index)
@@ -130,16 +131,15 @@ def generate_world(
         )
         asked.append(_question(chain, seed=seed, index=index))
         writer = PageWriter(chain, index=index, names=names, mint=mint, draw=draw)
-        for place, page in enumerate(draw.shuffled(list(_pages(writer, chain, useless, draw)))):
-            name = f"w{seed}-{file_numbers[index * _PAGES_PER_QUESTION + place]:05d}"
-            documents.append(
-                WorldDocument(name=name, title=page.title, text=page.text, kind=page.kind, near=page.near)
-            )
-            facts += [
-                WorldFact(document=name, subject=stated.subject, relation=stated.relation, value=stated.value)
-                for stated in page.statements
-            ]
-    return World(seed=seed, documents=tuple(documents), questions=tuple(asked), facts=tuple(facts))
+        written = draw.shuffled(list(_pages(writer, chain, useless, draw)))
+        for number, page in enumerate(written, start=index * _PAGES_PER_QUESTION):
+            pages.append((f"w{seed}-{file_numbers[number]:05d}", page))
+    return World(
+        seed=seed,
+        documents=tuple(_document(name, page) for name, page in pages),
+        questions=tuple(asked),
+        facts=tuple(fact for name, page in pages for fact in _facts(name, page)),
+    )
 
 
 def write_world(world: World, folder: Path) -> int:
@@ -159,41 +159,55 @@ def write_world(world: World, folder: Path) -> int:
 def _check(
     seed: int, questions: int, languages: Sequence[Language], hops: Sequence[int], useless: _Useless
 ) -> None:
-    counts = (useless.similar, useless.mentions, useless.advertisements, useless.dead_ends)
     known = get_args(Language)
-    problems = {
-        f"The seed of a closed world is {seed}. Give 0 or more.": seed < 0,
-        f"A closed world cannot have {questions} questions. Ask for 1 to {CAPACITY}.": not 1
-        <= questions
-        <= CAPACITY,
-        f"The languages of a closed world are {', '.join(map(str, languages)) or 'missing'}. Name each of "
-        f"{', '.join(known)} once at most.": not languages
-        or len(set(languages)) < len(languages)
-        or not set(languages) <= set(known),
-        f"The hops of a closed world are {', '.join(map(str, hops)) or 'missing'}. Give numbers from {_HOPS[0]} to "
-        f"{_HOPS[-1]}, each once.": not hops or len(set(hops)) < len(hops) or not set(hops) <= set(_HOPS),
-        f"A question of a closed world cannot have {counts} other documents. Give numbers from 0, {_MOST_USELESS} at "
-        "most together.": min(counts) < 0 or sum(counts) > _MOST_USELESS,
-    }
-    for message, wrong in problems.items():
-        if wrong:
-            raise UserInputError(message)
+    counts = (useless.similar, useless.mentions, useless.advertisements, useless.dead_ends)
+    if seed < 0:
+        msg = f"The seed of a closed world is {seed}. Give 0 or more."
+        raise UserInputError(msg)
+    if not 1 <= questions <= CAPACITY:
+        msg = f"A closed world cannot have {questions} questions. Ask for 1 to {CAPACITY}."
+        raise UserInputError(msg)
+    if not _some_of(languages, known):
+        msg = f"The languages of a closed world are {_listed(languages)}. Name {_listed(known)}, each once at most."
+        raise UserInputError(msg)
+    if not _some_of(hops, _HOPS):
+        msg = f"The hops of a closed world are {_listed(hops)}. Give numbers from {_HOPS[0]} to {_HOPS[-1]}, each once at most."
+        raise UserInputError(msg)
+    if min(counts) < 0 or sum(counts) > _MOST_USELESS:
+        msg = (
+            f"A question of a closed world cannot have {_listed(counts)} documents that lead nowhere. "
+            f"Give numbers from 0, {_MOST_USELESS} at most together."
+        )
+        raise UserInputError(msg)
+
+
+def _some_of(given: Sequence[object], known: Sequence[object]) -> bool:
+    return 0 < len(given) == len(set(given)) and set(given) <= set(known)
+
+
+def _listed(given: Sequence[object]) -> str:
+    return ", ".join(map(str, given)) or "missing"
+
+
+def _document(name: str, page: Page) -> WorldDocument:
+    return WorldDocument(name=name, title=page.title, text=page.text, kind=page.kind, near=page.near)
+
+
+def _facts(name: str, page: Page) -> Iterator[WorldFact]:
+    for stated in page.statements:
+        yield WorldFact(document=name, subject=stated.subject, relation=stated.relation, value=stated.value)
 
 
 def _question(chain: Chain, *, seed: int, index: int) -> Question:
     return Question(
         id=f"cw-{seed}-{index:04d}",
-        question=_sentence_case(chain.question()),
+        question=chain.question(),
         answer=chain.answer.text,
         also_right=chain.answer.variants,
         topic=f"{chain.language} {chain.entities[0].type}",
         hops=len(chain.entities),
         evidence=tuple(entity.name for entity in chain.entities),
     )
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _pages(writer: PageWriter, chain: Chain, useless: _Useless, draw: Draw) -> Iterator[Page]:

@@ -26,7 +26,7 @@ _ATTRIBUTE_ROWS: dict[TypeName, dict[Kind, tuple[str, str]]] = {
         "year": ("was born", "{x}出生的年份"),
         "number": ("the number of letters left by {x}", "{x}留下的书信总数"),
         "code": ("the shelf mark of the papers of {x}", "{x}手稿的档案编号"),
-        "colour": ("the colour of the coat that {x} always wore", "{x}常穿的那件外套的颜色"),
+        "colour": ("the colour of the favourite coat of {x}", "{x}最喜欢的外套的颜色"),
         "name": ("the name of the dog owned by {x}", "{x}养的狗的名字"),
     },
     "shipyard": {
@@ -55,7 +55,7 @@ _ATTRIBUTE_ROWS: dict[TypeName, dict[Kind, tuple[str, str]]] = {
         "number": ("the number of volumes in the library of {x}", "{x}图书室的藏书册数"),
         "code": ("the licence code of {x}", "{x}的执照编号"),
         "colour": ("the colour of the gowns worn at {x}", "{x}礼袍的颜色"),
-        "name": ("the name of the hill on which {x} stands", "{x}所在山丘的名字"),
+        "name": ("the name of the hill behind {x}", "{x}背后那座山丘的名字"),
     },
     "book": {
         "year": ("was published", "{x}出版的年份"),
@@ -69,13 +69,13 @@ _ATTRIBUTE_ROWS: dict[TypeName, dict[Kind, tuple[str, str]]] = {
         "number": ("the number of pieces made of {x}", "{x}生产的总台数"),
         "code": ("the patent code of {x}", "{x}的专利编号"),
         "colour": ("the colour of the casing of {x}", "{x}外壳的颜色"),
-        "name": ("the working title under which {x} was developed", "{x}研制时的代称"),
+        "name": ("the working title of {x}", "{x}研制时的代称"),
     },
     "prize": {
         "year": ("was first awarded", "{x}首次颁发的年份"),
         "number": ("the prize money, in crowns, of {x}", "{x}的奖金克朗数"),
         "code": ("the statute code of {x}", "{x}章程的编号"),
-        "colour": ("the colour of the case in which {x} is handed over", "颁发{x}时所用盒子的颜色"),
+        "colour": ("the colour of the presentation case of {x}", "颁发{x}时所用盒子的颜色"),
         "name": ("the name of the owl engraved on {x}", "刻在{x}上的猫头鹰的名字"),
     },
     "expedition": {
@@ -90,7 +90,7 @@ _ATTRIBUTE_ROWS: dict[TypeName, dict[Kind, tuple[str, str]]] = {
         "number": ("the number of objects in {x}", "{x}的藏品件数"),
         "code": ("the insurance code of {x}", "{x}的保险编号"),
         "colour": ("the colour of the front of {x}", "{x}正面外墙的颜色"),
-        "name": ("the name of the street in which {x} stands", "{x}所在街道的名字"),
+        "name": ("the name of the street in front of {x}", "{x}门前那条街的名字"),
     },
     "bridge": {
         "year": ("was opened to traffic", "{x}通车的年份"),

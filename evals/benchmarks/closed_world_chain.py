@@ -70,13 +70,14 @@ class NameSource:
 
     def similar(self, entity: Entity) -> Entity:
         """An entity of the same type that shares one of the two words of the name of `entity`."""
-        for part in self._draw.shuffled(entity.naming.parts)[:2]:
+        for part in self._draw.shuffled(entity.naming.parts):
             other = Entity(type=entity.type, language=entity.language, word=entity.word, part=part)
             if other.name not in self._used:
                 return self._new(other)
-        return self._new(
-            Entity(type=entity.type, language=entity.language, word=self.word(), part=entity.part)
-        )
+        word, part = self.word(), entity.part
+        if not entity.naming.parts and self._draw.below(2):
+            word, part = entity.word, word
+        return self._new(Entity(type=entity.type, language=entity.language, word=word, part=part))
 
     def _new(self, entity: Entity) -> Entity:
         self._used.add(entity.name)

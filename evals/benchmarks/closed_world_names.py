@@ -27,7 +27,7 @@ _NUMBERS_PER_QUESTION = 128
 _ANSWERS_PER_KIND = CAPACITY // 5 + 5
 _COMMON_WORDS = 4000
 _FIRST_NUMBER, _NUMBERS = 2100, 87_000
-_YEARS = range(1500, 1980)
+_YEARS = range(1690, 1980)
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 _CODES = len(_CODE_LETTERS) ** 3 * 900
 
@@ -117,12 +117,8 @@ class Mint:
 
     def __init__(self, seed: int) -> None:
         self._words: dict[Language, list[str]] = {
-            "en": Draw(seed, "words en").shuffled(
-                ["".join(parts) for parts in itertools.product(*_EN_PARTS)]
-            ),
-            "zh": Draw(seed, "words zh").shuffled(
-                ["".join(parts) for parts in itertools.product(*_ZH_PARTS)]
-            ),
+            "en": _words(*_EN_PARTS, draw=Draw(seed, "words en")),
+            "zh": _words(*_ZH_PARTS, draw=Draw(seed, "words zh")),
         }
         self._colours: dict[Language, list[str]] = {
             "en": Draw(seed, "colours en").shuffled(
@@ -190,7 +186,8 @@ class Mint:
         if kind == "number":
             number = _FIRST_NUMBER + self._numbers[index]
             plain, grouped = str(number), f"{number:,}"
-            return Value(text=grouped, variants=(plain,)) if language == "en" else _number_zh(plain, grouped)
+            written, other = (grouped, plain) if language == "en" else (plain, grouped)
+            return Value(text=written, variants=(other,))
         rest, digits = divmod(self._codes[index], 900)
         rest, last = divmod(rest, len(_CODE_LETTERS))
         first, second = divmod(rest, len(_CODE_LETTERS))
@@ -213,13 +210,16 @@ class Permutation:
         return (self._start + index * self._step) % self._size
 
 
+def _words(first: Sequence[str], second: Sequence[str], last: Sequence[str], *, draw: Draw) -> list[str]:
+    """All words once, so that words of one question seldom differ in their ends alone."""
+    stems = [a + b for a, b in itertools.product(first, second)]
+    ends = {stem: draw.shuffled(last) for stem in stems}
+    return [stem + ends[stem][turn] for turn in range(len(last)) for stem in draw.shuffled(stems)]
+
+
 def _year(year: int, language: Language) -> Value:
     return Value(text=str(year), variants=(f"{year}年",) if language == "zh" else ())
 
 
 def _colour(colour: str, language: Language) -> Value:
     return Value(text=colour, variants=(colour.removesuffix("色"),) if language == "zh" else ())
-
-
-def _number_zh(plain: str, grouped: str) -> Value:
-    return Value(text=plain, variants=(grouped,))

@@ -25,7 +25,8 @@ __all__ = ("DocumentKind", "Page", "PageWriter", "Statement")
 DocumentKind = Literal["evidence", "distractor", "advertisement", "dead end"]
 """Evidence holds a fact of a chain; distractors hold other facts, the others none."""
 
-_LENGTHS: Final[dict[Language, tuple[int, int]]] = {"en": (120, 480), "zh": (200, 760)}
+_PLACES: Final[tuple[TypeName, ...]] = ("ship", "shipyard", "institute", "museum", "bridge")
+_LENGTHS: Final[dict[Language, tuple[int, int]]] = {"en": (120, 470), "zh": (200, 720)}
 """Words of an English and characters of a Chinese document about an entity."""
 _SHORT_LENGTHS: Final[dict[Language, tuple[int, int]]] = {"en": (70, 160), "zh": (120, 280)}
 """The same of advertisements and dead ends."""
@@ -152,6 +153,8 @@ class PageWriter:
     ) -> Page:
         prose = self._prose
         own = prose.person_fillers if entity.type == "person" else prose.thing_fillers
+        if entity.type in _PLACES:
+            own += prose.place_fillers
         fillers = (self._filled(text, entity) for text in self._draw.shuffled([*prose.fillers, *own]))
         have = [*(sentence for _, sentence in facts), *extra]
         intro = self._filled(self._draw.choice(prose.intros), entity)

@@ -18,6 +18,8 @@ class Prose:
     fillers: tuple[str, ...]
     """About anybody or anything."""
     thing_fillers: tuple[str, ...]
+    place_fillers: tuple[str, ...]
+    """About what has walls, or a deck."""
     person_fillers: tuple[str, ...]
     facts: tuple[str, ...]
     """`{fact}` and its `{v}`, in other words than the plain sentence."""
@@ -62,18 +64,28 @@ _EN = Prose(
         "Opinions on {S} have changed more than once, as a glance at the letters page shows.",
     ),
     thing_fillers=(
-        "Repairs were made whenever there was money, and always in the cheapest season.",
         "Admirers travel from {w} to see it, and usually complain about the inn.",
         "The first drawings were made on the back of a menu, which has been kept.",
+        "A model of it, made from walnut shells, stands in a shop window in {w}.",
+        "The committee in charge meets in the back room of an inn and keeps its minutes in green ink.",
+        "It has appeared in two films, both times as something else.",
+        "A club in {w} collects whatever has to do with {S} and shows it to nobody.",
+        "The account books have come down to us, with a pressed flower between two pages.",
+        "Children in {w} know {S} from a skipping rhyme.",
+        "In a speech in {w}, {S} was praised for an hour and a half.",
+        "A brass band in {w} played at the anniversary, slightly out of tune.",
+        "A rumour that {S} had brought bad luck to {w} was never quite put to rest.",
+    ),
+    place_fillers=(
+        "Repairs were made whenever there was money, and always in the cheapest season.",
         "A fire broke out nearby one autumn, but the rain put it out before any harm was done.",
         "The keys were lost twice and found twice, the second time in a pike.",
         "Its upkeep is paid by a lottery that is held in {w} before the harvest.",
         "Those who worked on it were given an extra loaf of bread on Saturdays.",
-        "A model of it, made from walnut shells, stands in a shop window in {w}.",
-        "The committee in charge meets in the back room of an inn and keeps its minutes in green ink.",
-        "It has appeared in two films, both times as something else.",
         "Plans to enlarge it have been put forward by every second mayor.",
         "The lettering over the door was painted by a pupil and has one mistake in it.",
+        "Swallows nest under the roof, and nobody has the heart to chase them away.",
+        "A clock was given by the people of {w}; it runs nine minutes late.",
     ),
     person_fillers=(
         "Friends described {S} as a patient listener who hardly ever finished a cup of tea.",
@@ -127,7 +139,7 @@ _EN = Prose(
         "Readers ask this office for {fact} more often than for anything else.",
         "The sheet that showed {fact} was lost when the cellar was flooded, and no copy has been found.",
         "A card in the index promises {fact}, but the folder to which it points is empty.",
-        "The list with {fact} was moved to the archive in {w}, which has been closed since the roof fell in.",
+        "The list that gives {fact} was moved to the archive in {w}, which has been closed since the roof fell in.",
         "As long as the inventory is under way, this office gives no information on {fact}.",
     ),
     dead_end_fillers=(
@@ -173,18 +185,28 @@ _ZH = Prose(
         "看看读者来信就知道，人们对{S}的看法变过不止一次。",
     ),
     thing_fillers=(
-        "只要有钱就修一修，而且总挑最便宜的季节。",
         "慕名者从{w}赶来，通常都要抱怨客栈。",
         "最初的草图画在一张菜单背面，至今还保存着。",
+        "{w}的一个橱窗里摆着用核桃壳做的模型。",
+        "主管的委员会在一家客栈的里屋开会，用绿墨水写记录。",
+        "它在两部电影里出现过，两次都扮成别的东西。",
+        "{w}有个小团体专门收集与{S}有关的东西，却从不给人看。",
+        "账本流传了下来，其中两页之间夹着一朵干花。",
+        "{w}的孩子们是从一首跳绳歌里知道{S}的。",
+        "在{w}的一次演讲里，{S}被称赞了一个半小时。",
+        "周年庆典上，{w}的铜管乐队演奏得略微走调。",
+        "有传言说{S}给{w}带来过坏运气，这说法一直没有平息。",
+    ),
+    place_fillers=(
+        "只要有钱就修一修，而且总挑最便宜的季节。",
         "有一年秋天附近起火，幸好一场雨把火浇灭了。",
         "钥匙丢过两次，也找回两次，第二次是在一条鱼的肚子里。",
         "日常开销来自{w}在秋收前举行的抽奖。",
         "当年干活的人每到星期六可以多领一块面包。",
-        "{w}的一个橱窗里摆着用核桃壳做的模型。",
-        "主管的委员会在一家客栈的里屋开会，用绿墨水写记录。",
-        "它在两部电影里出现过，两次都扮成别的东西。",
         "差不多每隔一任镇长，就有人提出扩建的计划。",
         "门上的字是一名学生写的，其中有一处写错了。",
+        "燕子在檐下筑巢，谁也不忍心赶走它们。",
+        "{w}的居民送过一座钟，总是慢九分钟。",
     ),
     person_fillers=(
         "朋友们说{S}善于倾听，却很少喝完一杯茶。",

@@ -189,18 +189,18 @@ _RELATION_PHRASES: Final[dict[Language, str]] = {
 the shipyard that built {x} | {x} was built by {v}.
 the first captain of {x} | {v} was the first captain of {x}.
 the company that ordered {x} | {x} was ordered by {v}.
-the town where {x} was registered | {x} was registered in {v}.
-the person under whom {x} studied | {x} studied under {v}.
-the town where {x} was born | {x} was born in {v}.
+the town that is the home port of {x} | {x} was registered in {v}.
+the teacher of {x} | {x} studied under {v}.
+the native town of {x} | {x} was born in {v}.
 the only book written by {x} | {x} wrote a single book, {v}.
 the invention patented by {x} | {x} took out a patent on {v}.
 the prize won by {x} | {x} won {v}.
 the institute directed by {x} | {x} was director of {v}.
 the founder of {x} | {x} was founded by {v}.
-the town in which {x} stands | {x} stands in {v}.
+the town that is home to {x} | {x} stands in {v}.
 the company that bought {x} | {x} was bought by {v}.
 the founder of {x} | {x} was founded by {v}.
-the town where {x} has its head office | {x} has its head office in {v}.
+the town with the head office of {x} | {x} has its head office in {v}.
 the expedition paid for by {x} | {x} paid for {v}.
 the flagship of {x} | The flagship of {x} is {v}.
 the only museum in {x} | The only museum in {x} is {v}.
@@ -210,7 +210,7 @@ the first mayor of {x} | {v} was the first mayor of {x}.
 the founder of {x} | {x} was founded by {v}.
 the research ship of {x} | {x} uses {v} as its research ship.
 the prize awarded by {x} | {x} awards {v}.
-the town in which {x} is located | {x} is located in {v}.
+the town that is home to {x} | {x} is located in {v}.
 the illustrator of {x} | {x} was illustrated by {v}.
 the company that published {x} | {x} was published by {v}.
 the expedition described in {x} | {x} describes {v}.
@@ -221,14 +221,14 @@ the first winner of {x} | {v} was the first winner of {x}.
 the company that endowed {x} | {x} was endowed by {v}.
 the expedition commemorated by {x} | {x} commemorates {v}.
 the leader of {x} | {x} was led by {v}.
-the ship on which {x} sailed | {x} sailed on {v}.
+the ship used by {x} | {x} sailed on {v}.
 the institute that planned {x} | {x} was planned by {v}.
 the architect of {x} | {v} was the architect of {x}.
 the institute that set up {x} | {x} was set up by {v}.
 the book displayed at the entrance of {x} | {v} is displayed at the entrance of {x}.
 the designer of {x} | {x} was designed by {v}.
 the company that erected {x} | {x} was erected by {v}.
-the expedition to which {x} is dedicated | {x} is dedicated to {v}.
+the expedition honoured by {x} | {x} is dedicated to {v}.
 """,
     "zh": """
 建造{x}的船厂 | {x}由{v}建造。
@@ -279,9 +279,9 @@ the expedition to which {x} is dedicated | {x} is dedicated to {v}.
 OPPOSITES: Final = frozenset(
     {("person", "won", "first winner"), ("prize", "first winner", "won")}
     | {("ship", "ordered by", "flagship"), ("company", "flagship", "ordered by")}
-    | {("institute", "directed", "founded by"), ("person", "founded by", "directed")}
+    | {("person", "directed", "founded by"), ("institute", "founded by", "directed")}
 )
-"""Subject, name and next name of relations of which the second would mostly lead back."""
+"""Type of the subject, name, and name of the next one: of relations of which the second would mostly lead back."""
 
 
 def _rows(table: str) -> list[list[str]]:

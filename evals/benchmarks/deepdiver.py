@@ -79,7 +79,7 @@ def _items(file: Path) -> Iterator[_Item]:
     readers = {".json": _json_list, ".jsonl": _json_lines, ".ndjson": _json_lines, ".csv": _csv_rows}
     reader = readers.get(file.suffix.lower())
     if reader is None or not file.is_file():
-        msg = f"{file} is no file that ends in {', '.join(readers)}. Point --data to the questions (docs/data.md)."
+        msg = f"{file} is no file that ends in {', '.join(readers)}. Point --file to the questions (docs/data.md)."
         raise UserInputError(msg)
     try:
         text = file.read_text(encoding="utf-8-sig")

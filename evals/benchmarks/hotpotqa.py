@@ -1,7 +1,8 @@
 """HotpotQA on a closed corpus: multi-hop questions over Wikipedia paragraphs, scored offline.
 
-Expects a folder with `questions_*.json` (a list of objects with `_id`, `question`, `answer`) and `corpus_*.json` (an object from
-title to sentences), as the HippoRAG sample of HotpotQA has them.
+Expects a folder with `questions_*.json` (a list of objects with `_id`, `question`, `answer`, and perhaps `type` and
+`supporting_facts`, whose titles are the evidence) and `corpus_*.json` (an object from title to sentences), as the HippoRAG
+sample of HotpotQA has them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ def load_questions(folder: Path, *, offset: int = 0, limit: int | None = None) -
     """
     rows = json.loads(_only(folder, "questions_*.json").read_text(encoding="utf-8"))
     questions = [
-        Question(id=str(row["_id"]), question=row["question"].strip(), answer=row["answer"]) for row in rows
+        Question(
+            id=str(row["_id"]),
+            question=row["question"].strip(),
+            answer=row["answer"],
+            topic=row.get("type", ""),
+            evidence=tuple(dict.fromkeys(title for title, _ in row.get("supporting_facts", ()))),
+        )
+        for row in rows
     ]
     return questions[offset:][:limit]
 

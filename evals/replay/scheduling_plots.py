@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.charts import Axes, chart_folder, save_panels
 from agentinfer_lg.evals.replay.scheduling_figures import hit_rate
 from agentinfer_lg.evals.replay.scheduling_policies import OURS
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from agentinfer_lg.evals.replay.scheduling import Cell
 
 __all__ = ("draw",)
-
-Axes = Any  # matplotlib's
 
 EDGES = (0, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000, 96_000, 131_072)
 """Limits of the context lengths, in tokens, by which hit rates are drawn."""
@@ -38,47 +37,26 @@ def draw(cells: Sequence[Cell], folder: Path, *, form: Literal["svg", "png"] = "
     Raises:
         UserInputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
-        raise UserInputError(msg) from None
-    folder.mkdir(parents=True, exist_ok=True)
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.case.preset, cell.case.concurrency), []).append(cell)
     made: list[Path] = []
-    with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9}):
+    with chart_folder(folder):
         for (preset, count), group in groups.items():
             place = f"{group[0].case.grid.trace}-{preset}-{count}"
             title = f"{group[0].case.grid.trace}, {preset}, {count} sessions"
             with_lambda = [cell for cell in group if _figures(cell, "lambda")]
             if with_lambda:
-                made.append(_save(folder / f"lambda-{place}.{form}", title, with_lambda, _lambda, panels=2))
-            made.append(_save(folder / f"hit-rate-{place}.{form}", title, group, _hit_rates))
-            made.append(_save(folder / f"completion-{place}.{form}", title, group, _completion))
+                made.append(
+                    save_panels(
+                        folder / f"lambda-{place}.{form}", title, partial(_lambda, with_lambda), panels=2
+                    )
+                )
+            made.append(save_panels(folder / f"hit-rate-{place}.{form}", title, partial(_hit_rates, group)))
+            made.append(
+                save_panels(folder / f"completion-{place}.{form}", title, partial(_completion, group))
+            )
     return made
-
-
-def _save(
-    file: Path,
-    title: str,
-    group: Sequence[Cell],
-    fill: Callable[[Sequence[Cell], Sequence[Axes]], None],
-    *,
-    panels: int = 1,
-) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3 + 1.8 * panels), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
-    axes[0].set_title(title)
-    fill(group, axes)
-    for each in axes:
-        each.grid(visible=True, alpha=0.3)
-    axes[0].legend(fontsize=7, ncols=2)
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=150)
-    return file
 
 
 def _lambda(group: Sequence[Cell], axes: Sequence[Axes]) -> None:

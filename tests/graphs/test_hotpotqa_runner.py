@@ -28,7 +28,13 @@ CORPUS = {
 }
 QUESTIONS = [
     {"_id": "q-heron", "question": "When was Heron Point Light lit? ", "answer": "1871"},
-    {"_id": "q-gull", "question": "When was Gull Rock Light lit?", "answer": "1902"},
+    {
+        "_id": "q-gull",
+        "question": "When was Gull Rock Light lit?",
+        "answer": "1902",
+        "type": "bridge",
+        "supporting_facts": [["Gull Rock", 0], ["鸬鹚礁", 0], ["Gull Rock", 1]],
+    },
     {"_id": "q-wrong", "question": "Where does Heron Point Light stand?", "answer": "on a cliff"},
 ]
 YEARS = {"Heron Point Light lit": "1871", "Gull Rock Light lit": "1902", "Point Light stand": "1871"}
@@ -84,6 +90,8 @@ def test_questions(data: Path) -> None:
     questions = load_questions(data)
     assert questions[0] == Question(id="q-heron", question="When was Heron Point Light lit?", answer="1871")
     assert [question.id for question in questions] == ["q-heron", "q-gull", "q-wrong"]
+    assert questions[1].evidence == ("Gull Rock", "鸬鹚礁")
+    assert questions[1].topic == "bridge"
     assert [question.id for question in load_questions(data, offset=1, limit=1)] == ["q-gull"]
     assert load_questions(data, offset=9) == []
 
@@ -293,7 +301,7 @@ def test_without_data(tmp_path: Path, server: FakeOpenAI) -> None:
 async def test_other_settings_are_refused_by_the_library_too(tmp_path: Path) -> None:
     def run(*flags: str) -> BenchmarkRun:
         return BenchmarkRun(
-            name="x", folder=tmp_path / "run", questions=[], data=tmp_path, docs=tmp_path, flags=flags
+            name="x", folder=tmp_path / "run", questions=[], data="made up", docs=tmp_path, flags=flags
         )
 
     done: list[Any] = []

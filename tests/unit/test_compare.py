@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.run_folder import Asked
 
 np = pytest.importorskip("numpy")
 
@@ -59,6 +60,7 @@ def _result(answer: str, *, turns: int, prompt: int, cached: int, output: int = 
         "turns": turns,
         "usage": {"small": usage, "large": none},
         "seconds": {"total": 1.0},
+        "escalations": [{}] * (turns // 4),
     }
 
 
@@ -68,14 +70,17 @@ def test_only_questions_of_both_runs_count() -> None:
         "1": _result("Rome", turns=4, prompt=190, cached=100),
         "3": _result("y", turns=9, prompt=1, cached=0),
     }
-    found = compare_runs(a, b, {"1": "paris", "2": "x", "3": "y"})
+    asked = {name: Asked(answers=(answer,)) for name, answer in {"1": "paris", "2": "x", "3": "y"}.items()}
+    found = compare_runs(a, b, asked)
     assert found.questions == 1
     assert found.exact_match == (1.0, 0.0)
     assert found.turns_ratio.value == 0.5
     assert found.tokens == (100.0, 200.0)
     assert found.computed_ratio.value == 0.5
+    assert found.escalations == (0.0, 1.0)
+    assert (found.ineffective, found.ineffective_ratio) == (None, None), "results without a trace"
     with pytest.raises(UserInputError, match="no finished question in common"):
-        compare_runs(a, b, {"1": "paris"}, keep=lambda _, other: other["turns"] > 4)
+        compare_runs(a, b, asked, keep=lambda _, other: other["turns"] > 4)
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:

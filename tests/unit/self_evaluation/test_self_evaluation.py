@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from fake_openai import FakeOpenAI
 from typer.testing import CliRunner
 
@@ -18,6 +20,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError, EngineError, UserInputError
 from agentinfer_lg.evals import self_evaluation
 from agentinfer_lg.evals.agent_engines import AgentEngines, EnginePair, TierEngine
+from agentinfer_lg.evals.agent_parts import Configuration
 from agentinfer_lg.evals.agent_runs import Answered, Corpus
 from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
 from agentinfer_lg.evals.self_evaluation import (
@@ -32,41 +35,31 @@ from agentinfer_lg.evals.self_evaluation_figures import self_evaluation_rows
 PAIR = EnginePair(small=TierEngine(model="one"), large=TierEngine(model="other"))
 
 
-class Served:
-    """A server that has been started, and may die."""
+@dataclass(slots=True)
+class Engines:
+    """Starts one server for both tiers, which may die."""
 
-    def __init__(self, engine: FakeOpenAI) -> None:
-        self.engine = engine
-
-    @property
-    def base_url(self) -> str:
-        return self.engine.url
-
-    def wait_ready(self, timeout: float = 1.0) -> float:
-        if self.engine.dead:
-            msg = "the engine has died"
-            raise EngineError(msg)
-        return 0.0
-
-
-@pytest.fixture
-def engine() -> Iterator[FakeOpenAI]:
-    with FakeOpenAI(models=("small", "large")) as server:
-        yield server
-
-
-@pytest.fixture
-def loads(engine: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Serve both tiers without an engine; lists the configurations that were loaded."""
-    loaded: list[str] = []
+    server: FakeOpenAI
+    loaded: list[str] = field(default_factory=list)
+    """Configurations for which it was started."""
 
     @contextmanager
-    def served(pair: EnginePair, configuration: Any) -> Iterator[AgentEngines]:
-        loaded.append(configuration.name)
-        yield AgentEngines(servers={"small": Served(engine), "large": Served(engine)})
+    def __call__(self, pair: EnginePair, configuration: Configuration) -> Iterator[AgentEngines]:
+        """Start it."""
+        self.loaded.append(configuration.name)
+        yield AgentEngines(urls={"small": self.server.url, "large": self.server.url}, check=self.check)
 
-    monkeypatch.setattr(self_evaluation, "agent_engines", served)
-    return loaded
+    def check(self) -> None:
+        """Tell whether it has died."""
+        if self.server.dead:
+            msg = "the engine has died"
+            raise EngineError(msg)
+
+
+@pytest.fixture
+def engines() -> Iterator[Engines]:
+    with FakeOpenAI(models=("small", "large")) as server:
+        yield Engines(server)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +83,8 @@ def options(**changes: Any) -> SelfEvaluationOptions:
     return SelfEvaluationOptions(engines=PAIR, **made)
 
 
-def study(corpus: Corpus, folder: Path, **changes: Any) -> SelfEvaluation:
-    return SelfEvaluation(corpora=[corpus], options=options(**changes), folder=folder)
+def study(corpus: Corpus, folder: Path, engines: Engines, **changes: Any) -> SelfEvaluation:
+    return SelfEvaluation(corpora=[corpus], options=options(**changes), folder=folder, start_engines=engines)
 
 
 class Killed(Exception):  # noqa: N818  # stands for a signal
@@ -99,7 +92,7 @@ class Killed(Exception):  # noqa: N818  # stands for a signal
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(
-    corpus: Corpus, tmp_path: Path, loads: list[str], engine: FakeOpenAI
+    corpus: Corpus, tmp_path: Path, engines: Engines
 ) -> None:
     done: list[str] = []
 
@@ -109,26 +102,28 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(
             raise Killed
 
     with pytest.raises(Killed):
-        study(corpus, tmp_path, rates=(0.0,)).run(on_done=kill)
+        study(corpus, tmp_path, engines, rates=(0.0,)).run(on_done=kill)
     kept = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
     assert len(kept) >= 3
     again: list[str] = []
-    study(corpus, tmp_path, rates=(0.0,)).run(
+    study(corpus, tmp_path, engines, rates=(0.0,)).run(
         on_done=lambda answered: again.append(answered.task.question.id)
     )
     assert len(again) == 6 - len(kept)
     files = {file.name: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
     assert len(files) == 6
     assert kept.items() <= files.items()
-    assert loads == ["all", "all"], "all conditions on the same servers"
-    asked = len(engine.requests)
-    study(corpus, tmp_path, rates=(0.0,)).run()
-    assert loads == ["all", "all"], "nothing is missing, so nothing is loaded"
-    assert len(engine.requests) == asked
+    assert engines.loaded == ["all", "all"], "all conditions on the same servers"
+    asked = len(engines.server.requests)
+    study(corpus, tmp_path, engines, rates=(0.0,)).run()
+    assert engines.loaded == ["all", "all"], "nothing is missing, so nothing is loaded"
+    assert len(engines.server.requests) == asked
 
 
-def test_the_order_of_the_conditions_rotates_from_group_to_group(corpus: Corpus, tmp_path: Path) -> None:
-    order = [(condition.name, len(tasks)) for condition, tasks in study(corpus, tmp_path).missing]
+def test_the_order_of_the_conditions_rotates_from_group_to_group(
+    corpus: Corpus, tmp_path: Path, engines: Engines
+) -> None:
+    order = [(condition.name, len(tasks)) for condition, tasks in study(corpus, tmp_path, engines).missing]
     assert order == [
         ("0-verifier", 2), ("0-alone", 2), ("1-verifier", 2), ("1-alone", 2),
         ("0-alone", 1), ("1-verifier", 1), ("1-alone", 1), ("0-verifier", 1),
@@ -136,21 +131,21 @@ def test_the_order_of_the_conditions_rotates_from_group_to_group(corpus: Corpus,
 
 
 def test_rates_may_be_added_and_nothing_else_changed(
-    corpus: Corpus, tmp_path: Path, loads: list[str]
+    corpus: Corpus, tmp_path: Path, engines: Engines
 ) -> None:
-    study(corpus, tmp_path, questions=1, rates=(0.0,)).run()
-    assert len(study(corpus, tmp_path, questions=1, rates=(0.0, None)).missing) == 2
+    study(corpus, tmp_path, engines, questions=1, rates=(0.0,)).run()
+    assert len(study(corpus, tmp_path, engines, questions=1, rates=(0.0, None)).missing) == 2
     for changes in ({"questions": 2}, {"seed": 5}, {"parallel": 3}):
         with pytest.raises(ConfigurationError, match="other settings"):
-            study(corpus, tmp_path, **{"questions": 1, **changes}).run()
+            study(corpus, tmp_path, engines, **{"questions": 1, **changes}).run()
     with pytest.raises(UserInputError, match="--questions"):
-        study(corpus, tmp_path, questions=4).run()
+        study(corpus, tmp_path, engines, questions=4).run()
 
 
 def test_checks_are_forced_and_every_condition_has_a_tenant(
-    corpus: Corpus, tmp_path: Path, loads: list[str], engine: FakeOpenAI
+    corpus: Corpus, tmp_path: Path, engines: Engines
 ) -> None:
-    study(corpus, tmp_path, questions=1, rates=(0.0, 1.0, None)).run()
+    study(corpus, tmp_path, engines, questions=1, rates=(0.0, 1.0, None)).run()
     cells = read_cells(tmp_path)
     assert len(cells) == 6
     assert all(cell.question["result"] and cell.checks for cell in cells)
@@ -160,19 +155,19 @@ def test_checks_are_forced_and_every_condition_has_a_tenant(
         told = [check["told"] for check in cell.checks]
         read = [check["verdict"] for check in cell.question["result"]["progress_checks"]["checks"]]
         assert read[: len(told)] == told
-    tenants = {chat.body["vllm_xargs"].get("agent_tenant") for chat in engine.chats}
+    tenants = {chat.body["vllm_xargs"].get("agent_tenant") for chat in engines.server.chats}
     assert tenants == {cell.condition.name for cell in cells}
 
 
 def test_a_server_that_dies_leaves_no_answers_of_its_last_questions(
-    corpus: Corpus, tmp_path: Path, loads: list[str], engine: FakeOpenAI
+    corpus: Corpus, tmp_path: Path, engines: Engines
 ) -> None:
     def killing(step: str) -> None:
         if step.startswith("0-alone"):
-            engine.kill()
+            engines.server.kill()
 
     with pytest.raises(EngineError, match="died"):
-        study(corpus, tmp_path).run(on_step=killing)
+        study(corpus, tmp_path, engines).run(on_step=killing)
     assert {cell.condition.name for cell in read_cells(tmp_path)} == {"0-verifier"}
 
 
@@ -283,13 +278,24 @@ def test_names_of_conditions_are_names_of_files() -> None:
     }  # fmt: skip
 
 
-def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, loads: list[str]) -> None:
-    arguments = [
-        "bench", "self-evaluation", "--small-model", "one", "--large-model", "other", "--questions", "1", "--rates", "0,own",
-        "--hops", "2", "--languages", "en", "--set", "max_turns=2", "--tool-seconds", "0", "--out", str(tmp_path / "run"),
-        "--json", str(tmp_path / "rows.json"),
-    ]  # fmt: skip
-    result = CliRunner().invoke(app, arguments)
+@pytest.fixture
+def command(tmp_path: Path, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command in `tmp_path / "run"` with small settings; the last of each flag counts."""
+    monkeypatch.setattr(self_evaluation, "SelfEvaluation", partial(SelfEvaluation, start_engines=engines))
+
+    def call(*more: str) -> Result:
+        arguments = [
+            "bench", "self-evaluation", "--small-model", "one", "--large-model", "other", "--questions", "1",
+            "--rates", "0,own", "--hops", "2", "--languages", "en", "--set", "max_turns=2", "--tool-seconds", "0",
+            "--out", str(tmp_path / "run"), *more,
+        ]  # fmt: skip
+        return CliRunner().invoke(app, arguments)
+
+    return call
+
+
+def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, command: Callable[..., Result]) -> None:
+    result = command("--json", str(tmp_path / "rows.json"))
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
     assert len(lines) == 6
@@ -299,6 +305,15 @@ def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, loads: list[
         row.to_json() | as_lists(row) for row in self_evaluation_rows(read_cells(tmp_path / "run"))
     ]
     assert written["settings"]["questions"] == 1
+
+
+def test_a_run_of_other_settings_stays_as_it_is(tmp_path: Path, command: Callable[..., Result]) -> None:
+    assert command("--rates", "0").exit_code == 0
+    before = (tmp_path / "run" / "rows.json").read_text()
+    refused = command("--rates", "0", "--max-model-len", "2048")
+    assert isinstance(refused.exception, ConfigurationError)
+    assert "| error rate" not in refused.output
+    assert (tmp_path / "run" / "rows.json").read_text() == before
 
 
 def as_lists(row: Any) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""Chart files: panels below each other, the same bytes for the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentinfer_lg.errors import UserInputError
+
+__all__ = ("Axes", "chart_folder", "save_figure", "save_panels")
+
+Axes = Any  # matplotlib's
+
+
+@contextmanager
+def chart_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for charts, which are drawn in one style inside the block.
+
+    Raises:
+        UserInputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
+        raise UserInputError(msg) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9}):
+        yield
+
+
+def save_panels(file: Path, title: str, fill: Callable[[Sequence[Axes]], None], *, panels: int = 1) -> Path:
+    """Draw panels that share the horizontal axis into a file, and return it.
+
+    Args:
+        file: SVG or PNG.
+        title: Above the first panel.
+        fill: Draws into the panels; the first one shows the legend.
+        panels: How many.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3 + 1.8 * panels), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+    axes[0].set_title(title)
+    fill(axes)
+    for each in axes:
+        each.grid(visible=True, alpha=0.3)
+    axes[0].legend(fontsize=7, ncols=2)
+    return save_figure(figure, file)
+
+
+def save_figure(figure: Any, file: Path) -> Path:  # Any: matplotlib's
+    """Write a figure into an SVG or PNG file, and return it."""
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=150)
+    return file

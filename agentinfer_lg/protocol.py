@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentinfer_lg.grammar import prose
 from agentinfer_lg.text import well_formed
 
 __all__ = (
@@ -35,8 +36,11 @@ MAX_QUERIES = 5
 """Most queries or pages of one call."""
 _MAX_TEXT = 2000
 _MAX_NOTE_CHARS = 200
-_TEXT = r'[^"\\\n]'
-"""One character of a JSON string that needs no escape."""
+_NO_ESCAPES = r'"\\\n'
+"""Characters that a JSON string cannot have as they are."""
+_NOTE_WORDS = 32
+_QUERY_WORDS = 20
+_ABOUT_WORDS = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,15 +175,17 @@ def action_regex(choices: Choices) -> str:
     """
     endings = []
     if choices.search:
-        endings.append(rf'search", "query": "{_TEXT}{{3,120}}"')
+        endings.append(rf'search", "query": "{prose(_NO_ESCAPES, words=_QUERY_WORDS)}"')
     if choices.read:
         endings.append(rf'read", "source": ({"|".join(map(str, choices.read))})')
     if choices.recall:
         numbers = "|".join(map(str, choices.recall))
-        endings.append(rf'recall", "source": ({numbers}), "about": "{_TEXT}{{3,80}}"')
+        about = prose(_NO_ESCAPES, words=_ABOUT_WORDS)
+        endings.append(rf'recall", "source": ({numbers}), "about": "{about}"')
     if choices.answer:
         endings.append('answer"')
-    notes = "".join(rf'"{name}": "{_TEXT}{{1,{_MAX_NOTE_CHARS}}}", ' for name in choices.notes)
+    note = prose(_NO_ESCAPES, words=_NOTE_WORDS)
+    notes = "".join(rf'"{name}": "{note}", ' for name in choices.notes)
     return rf'\{{{notes}"action": "({"|".join(endings)})\}}'
 
 

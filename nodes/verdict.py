@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from agentinfer_lg.grammar import prose
 from agentinfer_lg.nodes.collab import Verdict
 
 __all__ = ("PROGRESS_PROMPT", "PROGRESS_REGEX", "ParsedVerdict", "parse_verdict")
@@ -29,8 +30,9 @@ PROGRESS_PROMPT: dict[Literal["en", "zh"], str] = {
 }
 """Instruction of the check, by language. The template holds no value, so copying it decides nothing."""
 
+_REASON = prose(r"<\n", words=24)
 PROGRESS_REGEX = (
-    r"===PROGRESS===\n<reason>[^<\n]{10,160}</reason> <value>(TRUE|FALSE)</value>\n===END_PROGRESS==="
+    rf"===PROGRESS===\n<reason>{_REASON}</reason> <value>(TRUE|FALSE)</value>\n===END_PROGRESS==="
 )
 """The block as a regular expression for constrained decoding."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from agentinfer_lg.compression.extract import exact_strings, key_sentences
 from agentinfer_lg.compression.fidelity import Reference
 from agentinfer_lg.compression.originals import Original
+from agentinfer_lg.grammar import prose
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip, content_terms, sentences, well_formed
 from agentinfer_lg.tokens import estimate_tokens
@@ -21,8 +22,9 @@ from agentinfer_lg.tokens import estimate_tokens
 __all__ = ("Distillate", "Fact", "distillate_regex", "extracted", "read_notes", "verified", "with_details")
 
 _MAX_LINE = 300
-_MAX_FACT = 240
-"""Most characters of a fact that the grammar lets a model write."""
+_FACT_WORDS = 40
+"""Most words of a fact that the grammar lets a model write."""
+_LEAD_WORDS = 20
 _ENDS = ".!?。！？…)）」』”\"'"
 """Marks at which a sentence, or something quoted, ends."""
 _MAX_LEAD = 160
@@ -151,8 +153,8 @@ class Distillate:
 def distillate_regex(numbers: Sequence[int], *, lines: int) -> str:
     """Return the form of a model's notes: one fact per line, then open leads and dead ends."""
     allowed = "|".join(map(str, sorted(set(numbers))))
-    fact = rf"\[({allowed})\] [^\n\[\]]{{8,{_MAX_FACT}}}\n"
-    return rf"({fact}){{1,{lines}}}(open: [^\n]{{8,120}}\n){{0,2}}(dead end: [^\n]{{8,120}}\n){{0,2}}"
+    fact, lead = prose(r"\n\[\]", words=_FACT_WORDS), prose(r"\n", words=_LEAD_WORDS)
+    return rf"(\[({allowed})\] {fact}\n){{1,{lines}}}(open: {lead}\n){{0,2}}(dead end: {lead}\n){{0,2}}"
 
 
 def read_notes(text: str, numbers: Iterable[int], *, cut: bool = False) -> Distillate:
@@ -171,7 +173,7 @@ def read_notes(text: str, numbers: Iterable[int], *, cut: bool = False) -> Disti
     for position, raw in enumerate(lines):
         line = " ".join(raw.split())
         if match := _FACT.match(line):
-            unfinished = len(raw) >= _MAX_FACT or (cut and position == len(lines) - 1)
+            unfinished = len(match[2].split()) >= _FACT_WORDS or (cut and position == len(lines) - 1)
             fact = _finished(match[2][:_MAX_LINE].strip()) if unfinished else match[2][:_MAX_LINE].strip()
             if int(match[1]) in allowed and fact:
                 facts.append(Fact(int(match[1]), fact))

@@ -11,7 +11,7 @@ from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, ParsedV
 
 BLOCK = "===PROGRESS===\n<reason>{reason}</reason> <value>{value}</value>\n===END_PROGRESS==="
 REASONS = st.text(
-    st.characters(exclude_characters="<\n", exclude_categories=("C", "Z")), min_size=10, max_size=160
+    st.characters(exclude_characters="<\n", exclude_categories=("C", "Z")), min_size=1, max_size=60
 )
 
 

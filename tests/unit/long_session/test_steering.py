@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agentinfer_lg.errors import EngineError
 from agentinfer_lg.evals.steering import SteeredEndpoint, narrowed, searchable
+from agentinfer_lg.grammar import prose
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.protocol import Choices, action_regex, parse_step
 
@@ -59,7 +60,7 @@ def test_whatever_is_searched_survives_grammar_and_json(text: str, results: bool
     assert len(query) <= 120
     step = (
         narrowed(action_regex(Choices(search=True, answer=True, results=results)), query)
-        .replace(r'[^"\\\n]{1,200}', "x")
+        .replace(prose(r'"\\\n', words=32), "x")
         .replace("\\{", "{")
         .replace("\\}", "}")
     )

@@ -1,0 +1,24 @@
+"""Pieces of regular expressions that constrain what a model writes.
+
+A server turns an expression into a mask of the whole vocabulary for each of its states. A text of at most 200 characters has 200
+states, and took an engine on two cores 4.5 s to prepare; a text of at most 32 words 0.4 s. The set of actions that make sense
+changes from step to step, so most steps bring an expression of their own.
+"""
+
+from __future__ import annotations
+
+__all__ = ("prose",)
+
+_WORD_CHARS = 60
+"""Most characters between two spaces: enough for any word, and for a sentence of a language that is written without spaces."""
+
+
+def prose(excluded: str, *, words: int) -> str:
+    """Return the expression of a text on one line: words with single spaces between them.
+
+    Args:
+        excluded: Characters that it must not have, as they are written inside of `[^...]`.
+        words: Most words.
+    """
+    word = rf"[^{excluded} ]{{1,{_WORD_CHARS}}}"
+    return rf"{word}( {word}){{0,{words - 1}}}"

@@ -40,8 +40,8 @@ __all__ = ("ForcedCheck", "ForcedChecks", "draw", "forced_answer")
 
 _VALUE = re.compile(r"<value>\w+</value>")
 _NO_REASON = "no reason could be read"
-_REASON_LENGTHS = range(10, 161)
-"""Of the reason in characters, as `PROGRESS_REGEX` has it."""
+_REASON_WORDS = 24
+"""Most words of the reason, as `PROGRESS_REGEX` has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,10 @@ def forced_answer(text: str, verdict: Verdict) -> str:
     text = text.strip()
     if re.fullmatch(PROGRESS_REGEX, text):
         return _VALUE.sub(f"<value>{verdict}</value>", text)
-    reason = parse_verdict(text).reason.replace("<", " ")[: _REASON_LENGTHS[-1]].strip()
-    if len(reason) not in _REASON_LENGTHS:
-        reason = _NO_REASON
+    words = parse_verdict(text).reason.replace("<", " ").split()
+    block = _block(" ".join(words[:_REASON_WORDS]), verdict)
+    return block if re.fullmatch(PROGRESS_REGEX, block) else _block(_NO_REASON, verdict)
+
+
+def _block(reason: str, verdict: Verdict) -> str:
     return f"===PROGRESS===\n<reason>{reason}</reason> <value>{verdict}</value>\n===END_PROGRESS==="

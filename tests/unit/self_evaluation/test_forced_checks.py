@@ -115,6 +115,21 @@ def test_the_reason_stays() -> None:
     assert forced_answer(cut_off, "FALSE") == block("FALSE")
 
 
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("word " * 40, " ".join(["word"] * 24)),
+        ("a  <b>\tc", "a b> c"),
+        ("", "no reason could be read"),
+        ("x" * 61, "no reason could be read"),
+    ],
+)
+def test_a_reason_fits_the_block(reason: str, kept: str) -> None:
+    forced = forced_answer(f'{{"reason": "{reason}", "value": "TRUE"}}', "FALSE")
+    assert forced == block("FALSE").replace("because it is so now", kept)
+    assert re.fullmatch(PROGRESS_REGEX, forced)
+
+
 @pytest.mark.parametrize(("query", "oracle"), [("heron point", True), ("maps", False)])
 @pytest.mark.parametrize(("rate", "flipped"), [(0.0, False), (1.0, True)])
 def test_the_agent_reads_the_oracle_or_its_opposite(

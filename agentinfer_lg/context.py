@@ -148,6 +148,13 @@ class Context(BaseModel):
     prewarm: bool = _knob(
         True, "Prefill the new context in the background before it takes the place of the old one.", "switch"
     )
+    rescue_tokens: int = _knob(
+        800,
+        "Most tokens of results shown to the large model when it takes over; 0, or compression off: all of them, whole.",
+        "number",
+        ge=0,
+        le=100_000,
+    )
     recall: bool = _knob(
         True, "Let the model ask for the original of a distilled result (tool recall).", "switch"
     )

@@ -311,6 +311,8 @@ class SeekerState(_Shared, total=False):
     """A budget ended the seeker."""
     verifier: dict[str, Any]  # Any: `nodes.verifier.VerifierState` as JSON
     budget: Budget
+    rescue: Any  # Any: `compression.view.Swap` or None
+    """What stands for the results so far while the large model is at work."""
     compression: dict[str, Any]
     """JSON: `ticket` (`compression.policy.Ticket`) while a distillation is asked for, `swap` (`compression.view.Swap`) and
     `notes` (`compression.distillate.Distillate`) once there was one, `given_up` when no other would pay."""

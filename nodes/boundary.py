@@ -16,6 +16,7 @@ from agentinfer_lg.nodes.budget import exhausted, tokens_spent
 from agentinfer_lg.nodes.collab import CollabState, Transition, advance
 from agentinfer_lg.nodes.compress import compress
 from agentinfer_lg.nodes.controller import controller_settings
+from agentinfer_lg.nodes.rescue import rescue_swap
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CheckRecord, EscalationRecord, SeekerState
@@ -75,6 +76,7 @@ async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: 
     )
     if transition.event == "escalate" and tier == "large":
         update["escalations"] = [EscalationRecord(agent=agent, turn=turn, cause=transition.cause)]
+        update["rescue"] = rescue_swap(state, context, turn=turn + 1)
         emit("escalation", agent, turn=turn, cause=transition.cause)
     elif transition.event in ("deescalate", "guardrail"):
         emit("deescalation", agent, turn=turn, cause=transition.cause)

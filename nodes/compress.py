@@ -34,6 +34,7 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import seeker_caller, session_name
 from agentinfer_lg.nodes.distill import distil
+from agentinfer_lg.nodes.rescue import rescue_in_force, rescue_numbers
 from agentinfer_lg.nodes.shelf import Shelf
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
@@ -75,12 +76,13 @@ _Prewarm = asyncio.Task[tuple[int, CallRecord | None]]
 
 def seeker_view(state: SeekerState, context: Context) -> list[AnyMessage]:
     """Return the seeker's transcript as its model is to see it."""
-    return _view(state["messages"], _swap(state, context), context, PROMPTS[state["language"]])
+    swap = rescue_in_force(state, context) or _swap(state, context)
+    return _view(state["messages"], swap, context, PROMPTS[state["language"]])
 
 
 def supersedes(state: SeekerState, context: Context, tier: Tier) -> bool:
     """Whether the next Think step of `tier` is its first one since a swap: what its server has cached is then dead."""
-    swap = _swap(state, context)
+    swap = rescue_in_force(state, context) or _swap(state, context)
     return swap is not None and not any(
         call["role"] == "think" and call["tier"] == tier and call["turn"] >= swap["turn"]
         for call in state.get("calls", [])
@@ -89,6 +91,8 @@ def supersedes(state: SeekerState, context: Context, tier: Tier) -> bool:
 
 def hidden_numbers(state: SeekerState, context: Context) -> set[int]:
     """Return the numbers of the results whose text the model no longer sees."""
+    if rescue := rescue_in_force(state, context):
+        return rescue_numbers(state, rescue)
     return set(_notes(state).numbers) if _swap(state, context) else set()
 
 
@@ -97,9 +101,11 @@ def visible_results(state: SeekerState, context: Context) -> str:
 
     Without the strings that the notes merely list for recall, for nothing says what they are.
     """
-    swap, messages = _swap(state, context), state["messages"]
+    rescue, messages = rescue_in_force(state, context), state["messages"]
+    swap = rescue or _swap(state, context)
     rounds = split_rounds(messages)[covered(messages, swap["upto"]) if swap else 0 :]
     notes = _notes(state).text(PROMPTS[state["language"]], recall=False) if swap else ""
+    notes = rescue["text"] if rescue else notes
     return "\n".join([notes, *(str(result.content) for round_ in rounds for result in round_.results)])
 
 
@@ -220,7 +226,9 @@ class _Compression:
     def _context_tokens(self) -> int:
         """Length of the next prompt: what the server counted, and an estimate of what came after."""
         call = self._last_think()
-        if call is None:
+        if call is None or rescue_in_force(
+            self._state, self._context
+        ):  # the small model sees another context
             return message_tokens(self._view(self._swap))
         new = 0
         for message in reversed(self._messages):
@@ -399,7 +407,12 @@ class _Compression:
         return record["seconds"] * share + _GRACE_SECONDS
 
     def _switches(self) -> bool:
-        """Whether another model thinks next: it has neither the old prefix nor the new one."""
+        """Whether another model thinks next: it has neither the old prefix nor the new one.
+
+        Nor has the large model on a rescue, which sees another context.
+        """
+        if self._tier == "large" and self._state.get("rescue"):
+            return True
         last = self._last_think()
         return last is not None and last["tier"] != self._tier
 

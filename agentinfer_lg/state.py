@@ -23,6 +23,7 @@ __all__ = (
     "EscalationRecord",
     "FilterRecord",
     "Finding",
+    "LastReading",
     "Observation",
     "PendingCall",
     "Proposal",
@@ -189,6 +190,15 @@ class Observation(TypedDict):
     seconds: float
 
 
+class LastReading(TypedDict):
+    """The latest reading of an answer."""
+
+    prompt: str
+    """Digest of what was read, and by which tier."""
+    text: str
+    """What the model said."""
+
+
 class Proposal(TypedDict):
     """An answer that the model proposed."""
 
@@ -301,6 +311,7 @@ class SeekerState(_Shared, total=False):
     modes: dict[str, str]
     """Tier to the form in which it calls tools; it may change once, from native to json."""
     proposal: Proposal
+    reading: NotRequired[LastReading]
     pending: list[PendingCall]
     observations: Annotated[list[Observation], merge_round]
     verdict: NotRequired[dict[str, str]]

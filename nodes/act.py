@@ -34,7 +34,15 @@ from agentinfer_lg.nodes.recall import originals_of
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
-from agentinfer_lg.state import CallRecord, Observation, PendingCall, SeekerState, Source, ToolRecord
+from agentinfer_lg.state import (
+    CallRecord,
+    LastReading,
+    Observation,
+    PendingCall,
+    SeekerState,
+    Source,
+    ToolRecord,
+)
 from agentinfer_lg.tools import best_passages
 
 __all__ = ("act",)
@@ -72,7 +80,8 @@ async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resou
         results=len(observation["sources"]),
     )
     emit("tool_end", **record, text=observation["text"][:500])
-    return {"observations": [observation], "tools": [record], "calls": tool.calls}
+    update: dict[str, Any] = {"observations": [observation], "tools": [record], "calls": tool.calls}
+    return update if tool.reading is None else {**update, "reading": tool.reading}
 
 
 class _Tool:
@@ -84,6 +93,7 @@ class _Tool:
         self._resources = resources
         self._prompts = PROMPTS[state["language"]]
         self.calls: list[CallRecord] = []
+        self.reading: LastReading | None = None
 
     async def run(self, call: PendingCall) -> Observation:
         match call["tool"]:
@@ -193,6 +203,7 @@ class _Tool:
             )
             reading = await read_answer(self._caller(), self._prompts, self._state, self._context, tier=tier)
             self.calls.extend(reading.calls)
+            self.reading = reading.last
         reason = self._objection(reading)
         accepted = not reason or self._rejections() >= _MAX_REJECTIONS
         text = reading.answer if accepted else self._prompts.not_accepted.format(reason=reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from langchain_core.messages import AIMessage, HumanMessage
 
@@ -19,7 +20,7 @@ from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.prompts import Prompts, number_passages
 from agentinfer_lg.settings import Tier
-from agentinfer_lg.state import CallRecord, SeekerState
+from agentinfer_lg.state import CallRecord, LastReading, SeekerState
 from agentinfer_lg.text import sentences
 
 __all__ = (
@@ -36,6 +37,8 @@ __all__ = (
 
 _ANSWER_TOKENS = 80
 _DOCUMENT_TOKENS = 160
+_MAX_KEPT = 2000
+"""Characters of an answer that are kept."""
 
 _UNKNOWN = re.compile(
     r"\b(?:(?<!the )unknown(?! (?-i:[A-Z][a-z]))|"
@@ -63,6 +66,8 @@ class Reading:
     answer: str
     sources: tuple[str, ...]
     calls: tuple[CallRecord, ...] = ()
+    last: LastReading | None = None
+    """What to keep in the state, so that the same is not read again."""
 
 
 def answer_tier(context: Context, calls: Sequence[CallRecord], *, large_tokens: int) -> Tier:
@@ -124,6 +129,9 @@ async def read_answer(
 ) -> Reading:
     """Answer the seeker's task from everything it has seen.
 
+    Nothing is asked if the latest reading was of the very same passages: a refused answer is often followed by searches that
+    bring nothing, and by the same answer.
+
     Raises:
         EndpointError: No endpoint answers.
     """
@@ -135,15 +143,20 @@ async def read_answer(
     if not passages:
         return Reading("", ())
     prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
-    called = await caller.call(
-        tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
-    )
-    answer = short_answer(called.reply.text)
+    last, calls = state.get("reading"), []
+    digest = sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()
+    if last is None or last["prompt"] != digest:
+        called = await caller.call(
+            tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
+        )
+        calls = [called.record]
+        last = LastReading(prompt=digest, text=called.reply.text[:_MAX_KEPT])
+    answer = short_answer(last["text"])
     shown = list(dict.fromkeys(numbers[number - 1] for number, _, _ in passages))
     supported = tuple(supporting_sources(answer, sources, shown))
     if not supported and is_yes_or_no(answer):
         supported = tuple(shown[:2])
-    return Reading(closed_answer(answer, question), supported, (called.record,))
+    return Reading(closed_answer(answer, question), supported, tuple(calls), last)
 
 
 async def read_document(

@@ -574,6 +574,7 @@ async def test_an_unknown_answer_is_refused_at_most_twice(docs: Path) -> None:
     with FakeOpenAI(Unsure("search", "answer", "answer", "answer", "answer")) as server:
         result = await _run(server, docs, mode="json", verifier=False)
         thinks = _only(server.chats, "think")
+        assert len(_only(server.chats, "qa")) == 1, "the same passages are not read again"
     assert len(thinks) == 4, "the third answer is taken as it is"
     assert sum("not accepted" in chat.text for chat in thinks) == 2
     (finding,) = result["findings"]
@@ -581,6 +582,21 @@ async def test_an_unknown_answer_is_refused_at_most_twice(docs: Path) -> None:
     assert finding["complete"] is False
     assert "No answer was found." in result["report"]
     assert "heron.md" in result["report"], "what was found is quoted"
+
+
+async def test_new_passages_are_read(docs: Path) -> None:
+    class Unsure(Steps):
+        def __call__(self, request: dict[str, Any], index: int) -> Reply:
+            if request["vllm_xargs"]["agent_role"] == "qa":
+                return Reply(text="The passages do not mention it.")
+            return super().__call__(request, index)
+
+    (docs / "later.md").write_text("# Gull Rock\n\nGull Rock Light was built by Otto Summer.\n")
+    with FakeOpenAI(Unsure("search", "answer", "search", "answer")) as server:
+        await _run(server, docs, mode="json", verifier=False, max_turns=4, results_per_query=1)
+        readings = _only(server.chats, "qa")
+    texts = [chat.text for chat in readings]
+    assert len(texts) == len(set(texts)), "each reading is of something else"
 
 
 async def test_nothing_found(tmp_path: Path, endpoint: FakeOpenAI) -> None:

@@ -36,11 +36,11 @@ def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | No
         turn: Its first turn.
     """
     rounds = split_rounds(state["messages"])
+    while rounds and not _originals(rounds[-1:]):  # a refusal must not disappear behind the notes
+        rounds.pop()
     if context.compression == "off" or not context.rescue_tokens or not rounds:
         return None
     originals = _originals(rounds)
-    if not originals:
-        return None
     queries = [state["task"]["question"], *_latest_searches([round_.step for round_ in rounds])]
     notes = extracted(originals, queries, tokens=context.rescue_tokens)
     notes = with_details(notes, originals, tokens=_TITLE_TOKENS * len(originals))

@@ -6,17 +6,19 @@ compression) distillates are swapped in.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.compression.view import Swap
 from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import exhausted, tokens_spent
 from agentinfer_lg.nodes.collab import CollabState, Transition, advance
 from agentinfer_lg.nodes.compress import compress
 from agentinfer_lg.nodes.controller import controller_settings
-from agentinfer_lg.nodes.rescue import rescue_swap
+from agentinfer_lg.nodes.rescue import rescue_in_force, rescue_swap
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CheckRecord, EscalationRecord, SeekerState
@@ -76,7 +78,7 @@ async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: 
     )
     if transition.event == "escalate" and tier == "large":
         update["escalations"] = [EscalationRecord(agent=agent, turn=turn, cause=transition.cause)]
-        update["rescue"] = rescue_swap(state, context, turn=turn + 1)
+        update["rescue"] = await _rescue(state, context, resources, turn=turn + 1)
         emit("escalation", agent, turn=turn, cause=transition.cause)
     elif transition.event in ("deescalate", "guardrail"):
         emit("deescalation", agent, turn=turn, cause=transition.cause)
@@ -96,13 +98,30 @@ async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: 
         emit("budget", agent, turn=turn, text=sentence)
     if not state["proposal"]["accepted"] and not update.get("stopped"):
         # Only here is nothing in flight that extends the old context.
-        update |= await compress(state, context, resources, runtime.store, tier=tier, turn=turn + 1)
+        after: SeekerState = {**state, **update}  # type: ignore[typeddict-item]  # update has keys of the state only
+        update |= await compress(
+            state,
+            context,
+            resources,
+            runtime.store,
+            tier=tier,
+            turn=turn + 1,
+            rescued=rescue_in_force(after, context) is not None,
+        )
     return update | ({"ran_out": ran_out} if ran_out else {})
 
 
 def goes_on(state: SeekerState) -> bool:
     """Whether another round follows."""
     return not state["proposal"]["accepted"] and not state.get("stopped", False)
+
+
+async def _rescue(state: SeekerState, context: Context, resources: Resources, *, turn: int) -> Swap | None:
+    """Return what the large model is shown; one model for both tiers has all of it in its cache."""
+    small, large = resources.models.tier("small"), resources.models.tier("large")
+    if small.same_place == large.same_place:
+        return None
+    return await asyncio.to_thread(rescue_swap, state, context, turn=turn)
 
 
 def _stall(state: SeekerState) -> str:

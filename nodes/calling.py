@@ -68,6 +68,7 @@ class Caller:
         tool_seconds: float | None = None,
         timeout: float | None = None,
         previous: CallRecord | None = None,
+        appended: int | None = None,
         supersedes: bool = False,
         fallback: bool = True,
     ) -> Called:
@@ -78,6 +79,7 @@ class Caller:
                 prefix stays the same), or leave them out (None).
             tool_seconds: Expected seconds until this session's next request.
             previous: The agent's latest Think call, to tell what a switch of the tier costs.
+            appended: Tokens (estimated) that came after it, if this prompt does not extend that one; None: it does.
             supersedes: This prompt takes the place of the session's context beyond what they have in common.
             fallback: Let the other tier answer when this one's endpoint fails.
 
@@ -114,7 +116,7 @@ class Caller:
             emit("warning", self.agent, turn=self.turn, text=warning)
             reply = await self._once(other, messages, hints, max_tokens, guide, native_tools, timeout)
             tier = other.tier
-        record = self._record(tier, role, reply, previous)
+        record = self._record(tier, role, reply, previous, appended)
         emit("model_end", self.agent, **record_event(record), text=reply.text[:2000])
         return Called(reply, record, warning)
 
@@ -139,13 +141,16 @@ class Caller:
             timeout=timeout,
         )
 
-    def _record(self, tier: Tier, role: str, reply: Reply, previous: CallRecord | None) -> CallRecord:
+    def _record(
+        self, tier: Tier, role: str, reply: Reply, previous: CallRecord | None, appended: int | None
+    ) -> CallRecord:
         usage = reply.usage
         reprefill = 0
         if previous is not None and previous["tier"] != tier:
             # The other model has not seen this context: what it prefills beyond the new tokens is the price of the switch.
-            known = previous["prompt_tokens"] + previous["output_tokens"]
-            appended = max(0, usage.prompt_tokens - known)
+            if appended is None:
+                known = previous["prompt_tokens"] + previous["output_tokens"]
+                appended = max(0, usage.prompt_tokens - known)
             reprefill = max(0, usage.prompt_tokens - usage.cached_tokens - appended)
         return call_record(reply, agent=self.agent, turn=self.turn, role=role, tier=tier, reprefill=reprefill)
 

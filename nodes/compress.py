@@ -12,22 +12,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AnyMessage
 from langgraph.store.base import BaseStore
 
 from agentinfer_lg.compression.distillate import Distillate
-from agentinfer_lg.compression.originals import join_originals, split_results
 from agentinfer_lg.compression.policy import (
     Ticket,
     covered,
     expected_turns,
-    fold_until,
     pays,
     shared_tokens,
     ticket_id,
     to_distil,
 )
-from agentinfer_lg.compression.view import Round, Swap, compressed_view, message_tokens, split_rounds
+from agentinfer_lg.compression.steps import fold, originals_in, searched
+from agentinfer_lg.compression.view import (
+    Round,
+    Swap,
+    compressed_view,
+    latest_tokens,
+    message_tokens,
+    split_rounds,
+)
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
@@ -40,7 +46,6 @@ from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, SeekerState, SwapRecord
-from agentinfer_lg.text import clip
 from agentinfer_lg.transcript import write_transcript
 
 __all__ = (
@@ -57,7 +62,6 @@ _NOTES_SHARE = 0.3
 """Length that notes are expected to have, as a share of the results, before they are written."""
 _GRACE_SECONDS = 1.0
 _QUERIES = 6
-_FOLDED_TOKENS = 200
 _LATEST = 10
 """Results that can be recalled although the notes do not name them: the latest ones."""
 _SPACE = ("agentinfer", "notes")
@@ -124,6 +128,7 @@ async def compress(
     *,
     tier: Tier,
     turn: int,
+    rescued: bool = False,
 ) -> dict[str, Any]:
     """Do what is to be done for compression between two rounds, and return the change of the state.
 
@@ -134,10 +139,11 @@ async def compress(
         store: Where results are kept; None keeps them in this process, and they are made again after a crash.
         tier: Which model thinks next.
         turn: The next turn.
+        rescued: Whether it sees what a rescue shows, and not this context.
     """
     if context.compression == "off":
         return {}
-    return await _Compression(state, context, resources, store, tier, turn).step()
+    return await _Compression(state, context, resources, store, tier, turn, rescued).step()
 
 
 async def settle(state: SeekerState, resources: Resources, store: BaseStore | None) -> dict[str, Any]:
@@ -175,9 +181,10 @@ class _Compression:
         store: BaseStore | None,
         tier: Tier,
         turn: int,
+        rescued: bool,
     ) -> None:
         self._state, self._context, self._resources = state, context, resources
-        self._tier, self._turn = tier, turn
+        self._tier, self._turn, self._rescued = tier, turn, rescued
         self._agent = state["task"]["id"]
         self._session = session_name(state["run_id"], self._agent)
         self._shelf = Shelf(store, resources.store, (*_SPACE, self._session))
@@ -226,16 +233,9 @@ class _Compression:
     def _context_tokens(self) -> int:
         """Length of the next prompt: what the server counted, and an estimate of what came after."""
         call = self._last_think()
-        if call is None or rescue_in_force(
-            self._state, self._context
-        ):  # the small model sees another context
+        if call is None or rescue_in_force(self._state, self._context):  # that call was of another context
             return message_tokens(self._view(self._swap))
-        new = 0
-        for message in reversed(self._messages):
-            if isinstance(message, AIMessage):
-                break
-            new += message_tokens([message])
-        return call["prompt_tokens"] + call["output_tokens"] + new
+        return call["prompt_tokens"] + call["output_tokens"] + latest_tokens(self._messages)
 
     def _done(self) -> int:
         return covered(self._messages, self._swap["upto"]) if self._swap else 0
@@ -260,9 +260,7 @@ class _Compression:
         return made
 
     async def _distil(self, ticket: Ticket) -> dict[str, Any]:
-        rounds = self._rounds(ticket)
-        contents = [str(result.content) for round_ in rounds for result in round_.results]
-        originals = join_originals(item for content in contents for item in split_results(content))
+        originals = originals_in(self._rounds(ticket))
         tier: Tier = "large" if self._context.policy == "always-large" else "small"
         distilled = await distil(
             seeker_caller(self._state, self._context, self._resources),
@@ -277,15 +275,15 @@ class _Compression:
         )
         made = distilled.to_json()
         await self._shelf.put(ticket["id"], made)
-        if self._context.prewarm and not (self._waits and self._switches()):
+        if self._context.prewarm and not self._rescued and not (self._waits and self._switches()):
             _, swap = self._write(ticket, distilled.notes)
             self._start_prewarm(ticket, self._view(swap))
         return made
 
     def _queries(self, ticket: Ticket) -> list[str]:
         """The task, then what was searched up to the ticket, latest first: notes must not depend on when they are swapped in."""
-        searched = [query for round_ in reversed(self._rounds(ticket)) for query in _searched([round_.step])]
-        return [self._state["task"]["question"], *searched[:_QUERIES]]
+        queries = [query for round_ in reversed(self._rounds(ticket)) for query in searched([round_.step])]
+        return [self._state["task"]["question"], *queries[:_QUERIES]]
 
     def _noticed(self, ticket: Ticket, result: dict[str, Any]) -> Ticket:
         if ticket["noticed"]:
@@ -340,7 +338,7 @@ class _Compression:
             self._prompts.nothing_found.format(queries=query)
             for round_ in rounds
             if any(self._prompts.no_results in str(result.content) for result in round_.results)
-            for query in _searched([round_.step])
+            for query in searched([round_.step])
         ]
         earlier = _notes(self._state)
         found = replace(fresh, dead_ends=(*fresh.dead_ends, *dead_ends))
@@ -348,18 +346,14 @@ class _Compression:
         text = notes.text(self._prompts, recall=self._context.recall)
         all_rounds = split_rounds(self._messages)[: covered(self._messages, ticket["upto"])]
         before = self._swap["folded"] if self._swap else ""
-        folded = fold_until(all_rounds, folded=before, limit=self._context.max_reasoning_tokens)
-        left_out = covered(self._messages, folded)
-        if left_out:
-            queries = "; ".join(_searched([round_.step for round_ in all_rounds[:left_out]]))
-            text += "\n" + self._prompts.folded.format(
-                count=left_out, queries=clip(queries, tokens=_FOLDED_TOKENS)
-            )
+        folded, left_out = fold(
+            all_rounds, self._prompts, folded=before, limit=self._context.max_reasoning_tokens
+        )
         swap = Swap(
             ticket=ticket["id"],
             upto=ticket["upto"],
             folded=folded,
-            text=text,
+            text="\n".join(filter(None, [text, left_out])),
             turn=self._turn,
             tokens_before=0,
             tokens_after=0,
@@ -409,9 +403,9 @@ class _Compression:
     def _switches(self) -> bool:
         """Whether another model thinks next: it has neither the old prefix nor the new one.
 
-        Nor has the large model on a rescue, which sees another context.
+        On a rescue it will never see either.
         """
-        if self._tier == "large" and self._state.get("rescue"):
+        if self._rescued:
             return True
         last = self._last_think()
         return last is not None and last["tier"] != self._tier
@@ -484,14 +478,3 @@ def _is_call(call: object) -> bool:
         and set(CallRecord.__annotations__) <= set(call)
         and all(isinstance(call[name], int | float) for name in _COUNTS)
     )
-
-
-def _searched(steps: Sequence[AIMessage]) -> list[str]:
-    found = [
-        query
-        for step in steps
-        for call in step.tool_calls
-        if call["name"] == "web_search"
-        for query in call["args"].get("queries", [])
-    ]
-    return list(dict.fromkeys(found))

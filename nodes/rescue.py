@@ -9,46 +9,48 @@ prompts of one rescue extend each other. The answer is read from the originals i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from langchain_core.messages import AIMessage
-
 from agentinfer_lg.compression.distillate import extracted, with_details
-from agentinfer_lg.compression.originals import Original, join_originals, split_results
 from agentinfer_lg.compression.policy import covered
-from agentinfer_lg.compression.view import Round, Swap, split_rounds
+from agentinfer_lg.compression.steps import fold, originals_in, searched
+from agentinfer_lg.compression.view import Swap, split_rounds
 from agentinfer_lg.context import Context
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.state import SeekerState
 
-__all__ = ("rescue_in_force", "rescue_numbers", "rescue_swap")
+__all__ = ("after_rescue", "rescue_in_force", "rescue_numbers", "rescue_swap")
 
-_TITLE_TOKENS = 20
 _SEARCHES = 4
 
 
 def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | None:
     """Return what takes the place of the results while the large model is at work; None where all of them are shown.
 
+    Rounds after the last result stay as they are: an error, or that an answer was refused, may be why it takes over. Steps
+    that are too long are left out as at any swap. Takes a while for very long results: not for an event loop.
+
     Args:
         state: At the end of the round after which it takes over.
         context: Knobs of the run.
         turn: Its first turn.
     """
-    rounds = split_rounds(state["messages"])
-    while rounds and not _originals(rounds[-1:]):  # a refusal must not disappear behind the notes
+    rounds = split_rounds(state["messages"]) if _rescues(context) else []
+    latest = searched([round_.step for round_ in reversed(rounds)])[:_SEARCHES]
+    while rounds and not originals_in(rounds[-1:]):
         rounds.pop()
-    if context.compression == "off" or not context.rescue_tokens or not rounds:
+    if not rounds:
         return None
-    originals = _originals(rounds)
-    queries = [state["task"]["question"], *_latest_searches([round_.step for round_ in rounds])]
-    notes = extracted(originals, queries, tokens=context.rescue_tokens)
-    notes = with_details(notes, originals, tokens=_TITLE_TOKENS * len(originals))
+    prompts, originals = PROMPTS[state["language"]], originals_in(rounds)
+    notes = extracted(originals, [state["task"]["question"], *latest], tokens=context.rescue_tokens)
+    text = with_details(notes, originals, tokens=0).text(prompts, recall=False)
+    own: Swap | None = state.get("compression", {}).get("swap")
+    folded, left_out = fold(
+        rounds, prompts, folded=own["folded"] if own else "", limit=context.max_reasoning_tokens
+    )
     return Swap(
         ticket=f"rescue-{turn}",
         upto=rounds[-1].last_id,
-        folded="",
-        text=notes.text(PROMPTS[state["language"]], recall=False),
+        folded=folded,
+        text="\n".join(filter(None, [text, left_out])),
         turn=turn,
         tokens_before=0,
         tokens_after=0,
@@ -57,7 +59,7 @@ def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | No
 
 def rescue_in_force(state: SeekerState, context: Context) -> Swap | None:
     """Return the swap that the model of the next Think step sees, if that is the large one on a rescue."""
-    if state.get("tier") != "large" or context.compression == "off":
+    if state.get("tier") != "large" or not _rescues(context):
         return None
     swap: Swap | None = state.get("rescue")
     return swap
@@ -66,22 +68,14 @@ def rescue_in_force(state: SeekerState, context: Context) -> Swap | None:
 def rescue_numbers(state: SeekerState, swap: Swap) -> set[int]:
     """Return the numbers of the results that a rescue does not show as they were."""
     messages = state["messages"]
-    return {
-        original.number for original in _originals(split_rounds(messages)[: covered(messages, swap["upto"])])
-    }
+    rounds = split_rounds(messages)[: covered(messages, swap["upto"])]
+    return {original.number for original in originals_in(rounds)}
 
 
-def _originals(rounds: Sequence[Round]) -> list[Original]:
-    contents = [str(result.content) for round_ in rounds for result in round_.results]
-    return join_originals(item for content in contents for item in split_results(content))
+def after_rescue(state: SeekerState) -> bool:
+    """Whether the small model is at work again, whose prompt does not extend those of the rescue before."""
+    return state.get("tier") == "small" and state.get("rescue") is not None
 
 
-def _latest_searches(steps: list[AIMessage]) -> list[str]:
-    found = [
-        query
-        for step in reversed(steps)
-        for call in step.tool_calls
-        if call["name"] == "web_search"
-        for query in call["args"].get("queries", [])
-    ]
-    return list(dict.fromkeys(found))[:_SEARCHES]
+def _rescues(context: Context) -> bool:
+    return context.compression != "off" and context.rescue_tokens > 0

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.compression.view import latest_tokens
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.models import (
@@ -21,6 +22,7 @@ from agentinfer_lg.models import (
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Called, Caller, recalls, seeker_caller
 from agentinfer_lg.nodes.compress import recallable_numbers, seeker_view, supersedes
+from agentinfer_lg.nodes.rescue import after_rescue
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.protocol import (
     Action,
@@ -146,6 +148,7 @@ async def _call(
             tool_seconds=0.0,  # the Progress Check follows at once
             timeout=seconds_left(state),
             previous=last_think(calls),
+            appended=latest_tokens(state["messages"]) if after_rescue(state) else None,
             supersedes=supersedes(state, context, model.tier),
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 from agentinfer_lg.tokens import estimate_tokens
 
-__all__ = ("STUB", "Round", "Swap", "compressed_view", "message_tokens", "split_rounds")
+__all__ = ("STUB", "Round", "Swap", "compressed_view", "latest_tokens", "message_tokens", "split_rounds")
 
 STUB: Final = "agentinfer_stub"
 """Key that marks a message as a stub; it does not reach the wire."""
@@ -127,3 +128,9 @@ def message_tokens(messages: Sequence[AnyMessage]) -> int:
         + sum(estimate_tokens(str(call["args"])) + 8 for call in getattr(message, "tool_calls", ()))
         for message in messages
     )
+
+
+def latest_tokens(messages: Sequence[AnyMessage]) -> int:
+    """Estimate the tokens of what came after the agent's last step."""
+    latest = list(takewhile(lambda message: not isinstance(message, AIMessage), reversed(messages)))
+    return message_tokens(latest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import Brain, FakeOpenAI, Reply
+from fake_openai import Brain, FakeOpenAI, Recorded, Reply
 
 from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
 from agentinfer_lg.nodes.collab import CollabSettings, advance, start
@@ -93,6 +93,10 @@ class Run:
         """Records of the Progress Checks."""
         found: list[dict[str, Any]] = self.result["checks"]
         return found
+
+    def thinks(self, model: str) -> list[Recorded]:
+        """The Think requests to a model."""
+        return [chat for chat in self.server.chats if chat.role == "think" and chat.model == model]
 
     def calls(self, role: str) -> list[dict[str, Any]]:
         """Records of the calls of a role."""
@@ -227,9 +231,8 @@ async def test_a_tool_error_escalates_under_its_policy(docs: Path) -> None:
     run = await _run(docs, Failing("T", last=4), policy="escalate-on-tool-error")
     assert run.tiers == "SSLSS"
     assert [(record["tool"], record["ok"]) for record in run.result["tools"]][1] == ("crawl", False)
-    assert any("There is no document" in chat.text for chat in run.server.chats), (
-        "the model reads what went wrong"
-    )
+    (rescue,) = run.thinks("fake-large")
+    assert "There is no document" in rescue.text, "the model reads what went wrong"
 
 
 async def test_a_repeated_search_escalates_although_the_model_is_content(docs: Path) -> None:
@@ -261,6 +264,7 @@ async def test_a_refused_answer_counts_against_the_model(docs: Path) -> None:
     run = await _run(docs, Hasty("T", last=1), **ALGORITHM_1)
     assert run.tiers[:3] == "SSL"
     assert run.checks[1]["stall"] == "the proposed answer was not accepted"
+    assert "This answer is not accepted" in run.thinks("fake-large")[0].text, "and the other one reads why"
 
 
 async def test_a_model_that_is_never_content_ends_within_its_budgets(docs: Path) -> None:
@@ -308,3 +312,26 @@ async def test_reprefill_is_recorded_on_a_switch_and_only_there(docs: Path) -> N
     assert all(call["reprefill_tokens"] == 0 for call in run.result["calls"] if call["role"] != "think")
     steady = await _run(docs, Scripted("T", last=4), **ALGORITHM_1)
     assert sum(call["reprefill_tokens"] for call in steady.result["calls"]) == 0
+
+
+async def test_policies_without_checks_rescue_too(docs: Path) -> None:
+    run = await _run(docs, Scripted("T", last=11), policy="random", random_p=0.5, seed=7)
+    assert re.search("SL+SL+S", run.tiers), "a seed that shows two rescues"
+    turns = [number for number, tier in enumerate(run.tiers) if tier == "L"]
+    large = dict(zip(turns, run.thinks("fake-large"), strict=True))
+    for turn, chat in large.items():
+        first = run.tiers[turn - 1] == "S"
+        assert chat.body["vllm_xargs"]["agent_supersedes"] == int(first and turn > 0)
+        assert ("Notes on results" in chat.text) is ("S" in run.tiers[:turn])
+    assert "Notes on results" not in "".join(chat.text for chat in run.thinks("fake-small"))
+
+
+async def test_warm_up_is_no_rescue(docs: Path) -> None:
+    run = await _run(docs, Scripted("TTFT", last=5), seeker_warmup_steps=2, **ALGORITHM_1)
+    assert run.tiers == "LLSLSS"
+    first, second, rescue = run.thinks("fake-large")
+    assert second.body["messages"][: len(first.body["messages"])] == first.body["messages"]
+    assert "Notes on results" not in second.text
+    assert "Notes on results" in rescue.text
+    marks = [chat.body["vllm_xargs"]["agent_supersedes"] for chat in (first, second, rescue)]
+    assert marks == [0, 0, 1]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import FakeOpenAI, Reply, render_prompt
+from fake_openai import FakeOpenAI, Recorded, Reply, render_prompt
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
@@ -507,14 +508,13 @@ class Seeker:
 
 
 @asynccontextmanager
-async def sought(server: FakeOpenAI, docs: Path, folder: Path) -> AsyncIterator[Seeker]:
-    settings = Settings(
-        small=EndpointSettings(base_url=server.url, model="fake-small", max_retries=0, tool_calling="json"),
-        docs=docs,
-        home=folder / "home",
-        _env_file=None,
+async def sought(server: FakeOpenAI, docs: Path, folder: Path, **knobs: Any) -> AsyncIterator[Seeker]:
+    small, large = (
+        EndpointSettings(base_url=server.url, model=model, max_retries=0, tool_calling="json")
+        for model in ("fake-small", "fake-large")
     )
-    context = Context(**{**KNOBS, "compression": "barrier"})
+    settings = Settings(small=small, large=large, docs=docs, home=folder / "home", _env_file=None)
+    context = Context(**{**KNOBS, "compression": "barrier", **knobs})
     state: Any = {"question": QUESTION, "language": "en", "run_id": "r", "calls": [], "plan_notes": []}
     state = deep_research._seeker(state, context, {"id": "seeker-1", "question": QUESTION}, 1)
     async with on_disk(folder) as (saver, store):
@@ -578,12 +578,7 @@ async def test_the_model_is_switched_at_a_swap(docs: Path) -> None:
         ran = await run(graph_of(server, docs), policy="agentcollab", compression="barrier")
         turn = ran.state["swaps"][0]["turn"]
 
-    def check(request: dict[str, Any]) -> Reply:
-        value = "FALSE" if request["vllm_xargs"]["agent_turn"] == turn - 1 else "TRUE"
-        block = f"===PROGRESS===\n<reason>so it is</reason> <value>{value}</value>\n===END_PROGRESS==="
-        return Reply(text=block)
-
-    with FakeOpenAI(LongSession(turns=turn + 5, others={"progress": check})) as server:
+    with FakeOpenAI(LongSession(turns=turn + 5, others=checks(turn - 1))) as server:
         ran = await run(
             graph_of(server, docs), policy="agentcollab", compression="barrier", max_turns=turn + 6
         )
@@ -597,6 +592,206 @@ async def test_the_model_is_switched_at_a_swap(docs: Path) -> None:
         assert changed == [("fake-large", turn), ("fake-small", turn + 1)]
         check_extends(thinks(server, model="fake-small"))
         assert NOTES in thinks(server, model="fake-large")[0].text
+
+
+# What a rescue sees
+
+RESCUE: dict[str, Any] = {
+    "policy": "agentcollab",
+    "compress_after_tokens": 100_000,
+    "rescue_tokens": 60,
+    "initial_budget": 4,
+    "budget_ceiling": 10,
+}
+
+
+def checks(*failing: int) -> dict[str, Any]:
+    """Progress Checks that are FALSE in these turns."""
+
+    def check(request: dict[str, Any]) -> Reply:
+        value = "FALSE" if request["vllm_xargs"]["agent_turn"] in failing else "TRUE"
+        block = f"===PROGRESS===\n<reason>so it is</reason> <value>{value}</value>\n===END_PROGRESS==="
+        return Reply(text=block)
+
+    return {"progress": check}
+
+
+def last_message(chat: Recorded) -> str:
+    """The text that a request ends with."""
+    return str(chat.body["messages"][-1]["content"])
+
+
+@pytest.mark.parametrize("mode", ["json", "native"])
+async def test_a_rescue_sees_the_steps_and_the_sentences_that_match(docs: Path, mode: str) -> None:
+    with FakeOpenAI(LongSession(turns=10, others=checks(4, 5))) as server:
+        ran = await run(graph_of(server, docs, mode=mode), **RESCUE)
+    assert [call["turn"] for call in ran.calls("think") if call["tier"] == "large"] == [5, 6]
+    first, second = thinks(server, model="fake-large")
+    assert NOTES in first.text
+    assert fact(2) in first.text
+    for turn in range(5):
+        assert code(turn) not in first.text
+        assert f"alpha{turn}" in first.text
+    assert first.text.count("oil store book") == 0
+    assert check_extends([first, second]) == 1
+    assert code(5) in last_message(second), "what comes after is shown whole"
+    assert superseding(server) == [first]
+    small = thinks(server, model="fake-small")
+    assert check_extends(small) == len(small) - 1
+    assert all(NOTES not in chat.text for chat in small)
+    assert code(5) in small[-1].text
+
+
+@pytest.mark.parametrize("mode", ["json", "native"])
+async def test_the_check_of_a_rescue_shares_its_prefix(docs: Path, mode: str) -> None:
+    with FakeOpenAI(LongSession(turns=8, others=checks(4, 5))) as server:
+        await run(graph_of(server, docs, mode=mode), **RESCUE)
+    large = thinks(server, model="fake-large")
+    judged = [chat for chat in server.chats if chat.role == "progress" and chat.model == "fake-large"]
+    for step_, check in zip(large, judged, strict=True):
+        prefix = step_.body["messages"]
+        assert check.body["messages"][: len(prefix)] == prefix
+
+
+@pytest.mark.parametrize("knobs", [{"rescue_tokens": 0}, {"compression": "off"}], ids=str)
+async def test_a_rescue_sees_whole_results_if_it_is_to(docs: Path, knobs: dict[str, Any]) -> None:
+    with FakeOpenAI(LongSession(turns=8, others=checks(4))) as server:
+        await run(graph_of(server, docs), **{**RESCUE, **knobs})
+    (large,) = thinks(server, model="fake-large")
+    assert NOTES not in large.text
+    assert all(code(turn) in large.text for turn in range(5))
+    assert check_extends(thinks(server)) == len(thinks(server)) - 1, "both see the same"
+    assert superseding(server) == []
+
+
+async def test_one_model_for_both_tiers_sees_whole_results(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=8, others=checks(4))) as server:
+        both = EndpointSettings(base_url=server.url, model="fake-small", max_retries=0)
+        settings = Settings(small=both, docs=docs, home=docs.parent / "home", _env_file=None)
+        ran = await run(create_deep_research_graph(settings=settings), **RESCUE)
+    assert len(ran.state["escalations"]) == 1
+    assert check_extends(thinks(server)) == len(thinks(server)) - 1, "its cache has all of it"
+
+
+async def test_each_rescue_supersedes_the_one_before(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=9, others=checks(2, 5, 6))) as server:
+        await run(graph_of(server, docs), **RESCUE)
+    changed = [(chat.model, chat.body["vllm_xargs"]["agent_turn"]) for chat in superseding(server)]
+    assert changed == [("fake-large", 3), ("fake-large", 6)]
+    first, second, third = thinks(server, model="fake-large")
+    assert f"{NOTES} [1]-[4]:" in first.text
+    assert f"{NOTES} [1]-[7]:" in second.text
+    assert check_extends([second, third]) == 1
+
+
+async def _searches_again(docs: Path, query: str, **knobs: Any) -> str:
+    """Return what a search of the large model brings whose result it has not seen whole."""
+    steps = {5: ("web_search", {"queries": [query]})}
+    with FakeOpenAI(LongSession(turns=8, steps=steps, others=checks(4, 5))) as server:
+        await run(graph_of(server, docs), **{**RESCUE, **knobs})
+    return last_message(thinks(server, model="fake-large")[1])
+
+
+async def test_a_result_that_a_rescue_hides_is_not_above(docs: Path) -> None:
+    shown = await _searches_again(docs, "Lamp0001", auto_recall=False)
+    assert f"Lamp0001 {PROMPTS['en'].known_in_notes}" in shown
+    assert PROMPTS["en"].see_above not in shown
+
+
+async def test_a_search_for_what_a_rescue_hides_brings_it_back(docs: Path) -> None:
+    shown = await _searches_again(docs, "inventory mark of the easternmost, Zanzibar")
+    assert re.search(r"\[\d+\] Zanzibar: .*QX-0002-Z", shown)
+
+
+async def test_a_result_that_a_rescue_hides_can_be_recalled(docs: Path) -> None:
+    steps = {5: ("recall", {"ticket": 4, "query": "inventory mark"})}
+    with FakeOpenAI(LongSession(turns=8, steps=steps, others=checks(4, 5))) as server:
+        await run(graph_of(server, docs, mode="native"), **RESCUE)
+    first, second = thinks(server, model="fake-large")
+    assert code(2) not in first.text
+    assert code(2) in last_message(second)
+
+
+@pytest.mark.parametrize("compression", ["background", "barrier"])
+async def test_a_swap_while_the_large_model_works(docs: Path, compression: str) -> None:
+    knobs = {**RESCUE, "compress_after_tokens": 2000, "compression": compression, "initial_budget": 10}
+    with FakeOpenAI(LongSession(turns=16, others=checks(*range(2, 12)))) as server:
+        ran = await run(graph_of(server, docs), **knobs)
+    large, small = thinks(server, model="fake-large"), thinks(server, model="fake-small")
+    turns = [chat.body["vllm_xargs"]["agent_turn"] for chat in large]
+    assert turns == list(range(3, 13))
+    assert check_extends(large) == len(large) - 1, "it does not see the swap"
+    assert superseding(server)[0] is large[0]
+    swap = ran.state["swaps"][0]
+    assert turns[0] < swap["turn"] <= turns[-1]
+    back = small[3]
+    assert back.body["vllm_xargs"]["agent_supersedes"] == 1
+    assert NOTES in back.text
+    check_extends(small)
+    warmed = [chat for chat in server.chats if chat.role == "prewarm"]
+    assert {chat.model for chat in warmed} <= {"fake-small"}, "the large one never sees this context"
+    assert not [chat for chat in warmed if chat.body["vllm_xargs"]["agent_turn"] in turns[:-1]]
+
+
+async def test_a_rescue_when_there_was_a_swap(docs: Path) -> None:
+    knobs = {**RESCUE, "compress_after_tokens": 2000, "compression": "barrier"}
+    with FakeOpenAI(LongSession(turns=16, others=checks(12))) as server:
+        ran = await run(graph_of(server, docs), **knobs)
+    assert ran.state["swaps"][0]["turn"] < 12
+    (large,) = thinks(server, model="fake-large")
+    assert large.text.count(NOTES) == 1
+    assert f"{NOTES} [1]-[14]:" in large.text, "of all results, not just of those that were distilled"
+    assert all(f"alpha{turn}" in large.text for turn in range(13))
+    check_extends(thinks(server, model="fake-small"))
+
+
+async def test_what_the_way_back_from_a_rescue_costs(docs: Path) -> None:
+    with FakeOpenAI(LongSession(turns=12, others=checks(4, 5, 6, 7))) as server:
+        ran = await run(graph_of(server, docs), **RESCUE)
+    steps = {call["turn"]: call for call in ran.calls("think")}
+    assert [turn for turn, call in steps.items() if call["tier"] == "large"] == [5, 6, 7, 8]
+    assert [turn for turn, call in steps.items() if call["reprefill_tokens"]] == [5, 9]
+    assert steps[5]["reprefill_tokens"] <= steps[5]["prompt_tokens"]
+    back, before = steps[9], steps[4]
+    missed = back["prompt_tokens"] - before["prompt_tokens"] - before["output_tokens"]
+    assert 0.5 * missed < back["reprefill_tokens"] < missed, (
+        "four rounds, of which it needs the last in any case"
+    )
+
+
+@pytest.mark.parametrize(
+    ("knobs", "whole"), [({}, False), ({"rescue_tokens": 0}, True), ({"compression": "off"}, True)]
+)
+async def test_a_thread_resumed_in_the_middle_of_a_rescue(
+    docs: Path, tmp_path: Path, knobs: dict[str, Any], whole: bool
+) -> None:
+    with FakeOpenAI(LongSession(turns=9, others=checks(4, 5, 6))) as server:
+        async with sought(server, docs, tmp_path, **RESCUE) as seeker:
+            steps = [chat.text for chat in thinks(server)]
+            middle = next(i for i in seeker.history if i.next == ("think",) and i.values["turn"] == 6)
+            assert middle.values["tier"] == "large"
+            chats = await seeker.fork(middle, **{**RESCUE, **knobs})
+    branch = [chat for chat in chats if chat.role == "think"]
+    if whole:
+        assert all(code(turn) in branch[0].text for turn in range(6))
+        assert NOTES not in branch[0].text
+        assert not any(chat.body["vllm_xargs"]["agent_supersedes"] for chat in branch)
+    else:
+        assert [chat.text for chat in branch] == steps[6:]
+
+
+async def test_a_follow_up_question_begins_without_a_rescue(docs: Path) -> None:
+    knobs = {**RESCUE, "seeker_warmup_steps": 1}
+    with FakeOpenAI(LongSession(turns=5, others=checks(2))) as server:
+        graph = graph_of(server, docs, saver=InMemorySaver())
+        await run(graph, **knobs)
+        before = len(server.chats)
+        await run(graph, {"question": f"And again: {QUESTION}"}, **knobs)
+    for chats in (server.chats[:before], server.chats[before:]):
+        warm_up, rescue = [chat for chat in chats if chat.role == "think" and chat.model == "fake-large"]
+        assert NOTES not in warm_up.text
+        assert not warm_up.body["vllm_xargs"]["agent_supersedes"]
+        assert NOTES in rescue.text
 
 
 # Without parts of it

@@ -68,6 +68,7 @@ def test_the_control_fits_the_type(name: str) -> None:
         {"results_per_query": 21},
         {"max_observation_tokens": 99},
         {"max_thought_tokens": 31},
+        {"rescue_tokens": -1},
         {"temperature": 2.1},
         {"plan_approval": "perhaps"},
         {"max_step": 5},

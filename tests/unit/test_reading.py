@@ -1,10 +1,13 @@
 """Reading: telling an answer from an evasion, in English and Chinese."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.nodes.reading import closed_answer, is_unknown, is_yes_or_no, short_answer
+from agentinfer_lg.context import Context
+from agentinfer_lg.nodes.reading import answer_tier, closed_answer, is_unknown, is_yes_or_no, short_answer
 
 _EVASIONS = """
 unknown
@@ -149,3 +152,27 @@ def test_short_answer_never_raises_nor_invents(text: str) -> None:
 )
 def test_closed_questions_get_a_word(answer: str, question: str, expected: str) -> None:
     assert closed_answer(answer, question) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "spent", "limit", "tier"),
+    [
+        ("agentcollab", {}, 100, "large"),
+        ("agentcollab", {"small": 1000}, 100, "large"),
+        ("agentcollab", {"large": 99}, 100, "large"),
+        ("agentcollab", {"large": 100}, 100, "small"),
+        ("agentcollab", {}, 0, "small"),
+        ("always-large", {}, 100, "large"),
+        ("always-large", {"large": 100}, 100, "small"),
+        ("random", {}, 100, "large"),
+        ("escalate-on-tool-error", {}, 100, "large"),
+        ("escalate-on-tool-error", {"large": 101}, 100, "small"),
+        ("always-small", {}, 100, "small"),
+        ("large-planner-only", {}, 100, "small"),
+    ],
+)
+def test_who_reads_the_answer(policy: Any, spent: dict[str, int], limit: int, tier: str) -> None:
+    calls: list[Any] = [
+        {"tier": each, "prompt_tokens": tokens, "output_tokens": 0} for each, tokens in spent.items()
+    ]
+    assert answer_tier(Context(policy=policy), calls, large_tokens=limit) == tier

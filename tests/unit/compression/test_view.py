@@ -14,7 +14,14 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 
-from agentinfer_lg.compression.view import STUB, Swap, compressed_view, message_tokens, split_rounds
+from agentinfer_lg.compression.view import (
+    STUB,
+    Swap,
+    compressed_view,
+    latest_tokens,
+    message_tokens,
+    split_rounds,
+)
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.protocol import Action, Step
 from agentinfer_lg.transcript import step_message, write_transcript
@@ -182,3 +189,9 @@ def test_without_reasoning_the_notes_follow_the_task() -> None:
     messages = _transcript([[60], [60], [60]])
     view = compressed_view(messages, _swap(messages, 2), stub=_stub, reasoning=False)
     assert [m.content for m in view] == ["Question: q", "NOTES", "thought 2", messages[-1].content]
+
+
+def test_what_came_after_the_last_step() -> None:
+    messages = _transcript([[5], [60, 5]])
+    assert latest_tokens(messages) == message_tokens(messages[-2:])
+    assert latest_tokens(messages[:-2]) == 0

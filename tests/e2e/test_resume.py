@@ -159,7 +159,7 @@ def test_killed_in_the_middle_of_a_tool_call(
     check_the_rest(line, pages, server)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_stopped_in_the_middle_of_a_tool_call(
     line: CommandLine, pages: PageServer, server: FakeOpenAI, number: signal.Signals
 ) -> None:
@@ -175,6 +175,7 @@ def test_stopped_in_the_middle_of_a_tool_call(
     check_the_rest(line, pages, server)
 
 
+@pytest.mark.slow
 def test_killed_twice(line: CommandLine, pages: PageServer, server: FakeOpenAI) -> None:
     with started(line, "research", "--json", "--thread", THREAD, QUESTION) as process:
         reach_the_middle(line, pages, process)

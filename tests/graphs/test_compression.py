@@ -1020,6 +1020,7 @@ def check_bounded(ran: Ran) -> None:
     assert max(ends[-5:]) <= 1.2 * max(ends[len(ends) // 4 : len(ends) // 2])
 
 
+@pytest.mark.slow
 async def test_200_rounds_and_the_answer_is_in_the_notes(tmp_path: Path) -> None:
     docs = write_lamps(tmp_path / "docs", 200, filler=4)
 

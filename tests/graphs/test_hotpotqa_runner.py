@@ -259,6 +259,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, data: Path) -> N
     assert summary["exact_match"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_failing_question_is_reported_and_tried_again(tmp_path: Path, data: Path) -> None:
     broken = True
 

@@ -32,7 +32,7 @@ FACT = "Heron Point Light was lit in 1871."
 KEYS = {
     "question", "answer", "report", "plan", "sources", "findings", "turns", "tier_per_turn", "progress_checks",
     "escalations", "filters", "swaps", "reprefill_tokens", "usage", "seconds", "dropped_citations", "ran_out", "complete",
-    "thread", "waiting_for", "resumable", "notes", "error", "exit_code",
+    "thread", "trace", "waiting_for", "resumable", "notes", "error", "exit_code",
 }  # fmt: skip
 
 
@@ -443,7 +443,7 @@ def _holding(request: Mapping[str, Any], index: int) -> Any:
     return Brain()(dict(request), index)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_stops_cleanly_and_resume_finishes(number: signal.Signals, tmp_path: Path) -> None:
     with FakeOpenAI(_holding) as server:
         command = CommandLine(folder=tmp_path, small=server.url, large=server.url)

@@ -292,6 +292,7 @@ class TestCommand:
 
 
 @with_vllm
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(data: Path) -> None:
     both = Grid(
         policies=("fcfs",),

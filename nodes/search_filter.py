@@ -1,8 +1,8 @@
 """Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
 
 A result whose title a query spells out passes in any case. Among the others the small model chooses in one constrained call;
-where it fails or is slow, the words of the results decide. What is pruned stays known by number and title: a tool call reads
-it by the one, a search finds it by the other.
+where it fails or is slow, and where every search was made before, the words of the results decide. What is pruned stays
+known by number and title: a tool call reads it by the one, a search finds it by the other.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
+from agentinfer_lg.compression.steps import searched
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
@@ -57,7 +58,7 @@ async def choose_results(
     calls: list[CallRecord] = []
     order: list[int] = []
     failure = ""
-    if context.search_filter == "model":
+    if context.search_filter == "model" and not _made_before(observations, state):
         order, failure = await _ask(found[:_MOST], state, context, resources, calls)
     method: Literal["model", "lexical"] = "model" if order else "lexical"
     by_words = _by_words(found, observations, state)
@@ -156,6 +157,17 @@ def _named(found: Sequence[Source], queries: Sequence[str], question: str) -> se
     asked = [content_terms(query) for query in queries if not question.startswith(query)]
     titles = [content_terms(source["title"]) for source in found]
     return {index for index, title in enumerate(titles) if title and any(title <= query for query in asked)}
+
+
+def _made_before(observations: Sequence[Observation], state: SeekerState) -> bool:
+    """Whether every search of the round was made in an earlier one: its results were chosen from then."""
+    steps = [message for message in state["messages"][:-1] if isinstance(message, AIMessage)]
+    earlier = {_folded(query) for query in searched(steps)}
+    return all(_folded(query) in earlier for query in _queries(observations))
+
+
+def _folded(query: str) -> str:
+    return " ".join(sorted(content_terms(query))) or query
 
 
 def _queries(observations: Sequence[Observation]) -> list[str]:

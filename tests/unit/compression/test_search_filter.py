@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langchain_core.messages import AIMessage
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.search_filter import choose_results, read_choice
@@ -71,6 +72,20 @@ async def test_words_choose() -> None:
     assert found["sources"] == [_RAIN, _OIL, _LAMP], "what was observed is not changed"
     [record] = chosen.records
     assert (record["method"], record["results"], record["pruned"]) == ("lexical", 3, 1)
+    assert chosen.calls == []
+
+
+def _step(*queries: str) -> AIMessage:
+    call = {"name": "web_search", "args": {"queries": list(queries)}, "id": "c"}
+    return AIMessage("", tool_calls=[call])
+
+
+async def test_no_model_is_asked_about_a_search_made_before() -> None:
+    state = {**_STATE, "messages": [_step("keeper North Light"), _step("North Light keeper")]}
+    found = _observation("web_search", _RAIN, _OIL, _LAMP, queries=("North Light, keeper",))
+    context = Context(search_filter="model", search_keep=2)
+    chosen = await choose_results([found], state, context, Resources())  # which have no model
+    assert [record["method"] for record in chosen.records] == ["lexical"]
     assert chosen.calls == []
 
 

@@ -1,8 +1,8 @@
 """Pieces of regular expressions that constrain what a model writes.
 
-A server turns an expression into a mask of the whole vocabulary for each of its states, and a text of at most 200 characters has
-200 of them. The expression of a step with such texts took an engine on two cores 4.5 s to prepare; with texts of at most 32 words it
-takes 0.6 s. The actions that make sense change from step to step, so most steps bring an expression of their own.
+A server turns an expression into a mask of the whole vocabulary for each of its states, and a text of at most 200 characters
+has 200 of them. The expression of a step with such texts took an engine on two cores 4.5 s to prepare; with texts of at most
+32 words it takes 0.6 s. The actions that make sense change from step to step, so most steps bring an expression of their own.
 """
 
 from __future__ import annotations

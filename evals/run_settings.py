@@ -17,13 +17,17 @@ from agentinfer_lg.settings import Settings, Tier
 
 __all__ = ("keep_settings", "server_urls")
 
+_KEYS = ("--small-key", "--large-key")
+_URLS = ("--small-url", "--large-url")
+
 
 def keep_settings(
     folder: Path, *, benchmark: str, data: str, docs: Path | None, flags: Sequence[str]
 ) -> None:
     """Write the settings of a new run, with versions and time; compare those of one that goes on.
 
-    Versions and time may change in between, and what an earlier version did not write down is not compared.
+    Versions and time may change in between, and what an earlier version did not write down is not compared. Keys among the
+    flags are not written down, nor passwords in URLs.
 
     Raises:
         ConfigurationError: The folder holds a run with other settings.
@@ -33,7 +37,7 @@ def keep_settings(
         "benchmark": benchmark,
         "data": data,
         "docs": _place(docs, folder),
-        "flags": list(flags),
+        "flags": list(_without_secrets(flags)),
         "small": [public_url(settings.small.base_url), settings.small.model],
         "large": [public_url(settings.large.base_url), settings.large.model],
     }
@@ -70,10 +74,25 @@ def server_urls(flags: Sequence[str]) -> dict[str, str]:
     return {", ".join(names): url for url, names in tiers.items()}
 
 
+def _without_secrets(flags: Sequence[str]) -> Iterator[str]:
+    before = ""
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if before in _KEYS or (name in _KEYS and equals):
+            yield f"{name}=***" if name in _KEYS else "***"
+        elif before in _URLS:
+            yield public_url(flag)
+        elif name in _URLS and equals:
+            yield f"{name}={public_url(value)}"
+        else:
+            yield flag
+        before = flag
+
+
 def _urls(flags: Sequence[str]) -> Iterator[tuple[str, str]]:
     for flag, after in pairwise([*flags, ""]):
         name, equals, value = flag.partition("=")
-        if name in ("--small-url", "--large-url"):
+        if name in _URLS:
             yield name.removeprefix("--").removesuffix("-url"), value if equals else after
 
 

@@ -190,3 +190,21 @@ def test_runs_of_earlier_versions_have_no_profile(tmp_path: Path) -> None:
     (tmp_path / "results" / "q.json").write_text(json.dumps({"answer": "x"}))
     with pytest.raises(UserInputError, match="have no trace"):
         profile_run(tmp_path)
+
+
+def test_keys_among_the_flags_are_not_written_down(tmp_path: Path) -> None:
+    flags = [
+        "--small-key",
+        "sesame",
+        "--large-key=mellon",
+        "--small-url",
+        "http://me:friend@host:1/v1",
+        "--report",
+        "brief",
+    ]
+    for _ in range(2):  # it goes on, too
+        keep_settings(tmp_path, benchmark="b", data="d", docs=None, flags=flags)
+    text = (tmp_path / "settings.json").read_text(encoding="utf-8")
+    assert not [secret for secret in ("sesame", "mellon", "friend") if secret in text]
+    assert "host:1" in text
+    assert "brief" in text

@@ -150,7 +150,7 @@ def test_closed_world_with_profile_and_comparison(tmp_path: Path, monkeypatch: p
         assert int(rows["think small"][1]) == profile["components"]["think small"]["calls"]
         assert rows["computed"][1] == f"{profile['computed_tokens']:,}"
         assert rows["1"][1] == "2"
-        assert (run / "profile.svg").exists() or "needs matplotlib" in done.stderr
+        assert (run / "profile.svg").exists() or "need matplotlib" in done.stderr
 
         again = _inside(shell, monkeypatch, "eval", "profile", "run", "--json", "p.json")
         assert again.code == COMPLETE, again.everything

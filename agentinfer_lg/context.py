@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ("CollabBudget", "CollabPolicy", "CompressionMode", "Context", "SearchFilter", "as_context")
+__all__ = (
+    "CollabBudget",
+    "CollabPolicy",
+    "CompressionMode",
+    "Context",
+    "ProgressChecks",
+    "SearchFilter",
+    "as_context",
+)
 
 CollabPolicy = Literal[
     "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
@@ -23,6 +31,9 @@ CollabBudget = Literal["static", "cumulative"]
 
 CompressionMode = Literal["background", "barrier", "off"]
 """Whether old tool results are distilled, and whether a round waits for it."""
+
+ProgressChecks = Literal["deciding", "all"]
+"""Which steps are judged by the model that made them."""
 
 SearchFilter = Literal["model", "lexical", "off"]
 """Who prunes search results before they are read."""
@@ -108,6 +119,12 @@ class Context(BaseModel):
         ge=0,
         le=5,
     )
+    progress_checks: ProgressChecks = _knob(
+        "deciding",
+        "Steps with a Progress Check: those where it can decide something, or all (Algorithm 1).",
+        "select",
+        options=["deciding", "all"],
+    )
     verifier: bool = _knob(
         True,
         "Check progress without a model too: repeated actions and rounds without new evidence count as FALSE.",
@@ -155,6 +172,11 @@ class Context(BaseModel):
         ge=0,
         le=100_000,
     )
+    rescue_reads: bool = _knob(
+        True,
+        "Let a rescue begin with reading what was found for an answer; off: with a Think step of the large model.",
+        "switch",
+    )
     recall: bool = _knob(
         True, "Let the model ask for the original of a distilled result (tool recall).", "switch"
     )
@@ -188,6 +210,11 @@ class Context(BaseModel):
     max_seconds: float = _knob(3600.0, "Seconds a run may take.", "number", gt=0)
 
     results_per_query: int = _knob(5, "Search results asked for per query.", "slider", ge=1, le=20)
+    leads: bool = _knob(
+        True,
+        "Let a search that asks nothing new also ask for what the results so far name and nobody searched for.",
+        "switch",
+    )
     max_observation_tokens: int = _knob(
         1500, "Most tokens of tool output shown to the model in one round.", "number", ge=100, le=100_000
     )

@@ -30,6 +30,7 @@ class Prompts:
     notes: str
     results: str
     no_results: str
+    followed: str
     next_step: str
     not_accepted: str
     distil: str
@@ -101,6 +102,7 @@ _EN = Prompts(
     notes="Look up:\n{notes}",
     results="Results:\n{results}",
     no_results="Nothing was found.",
+    followed="(This was searched for before. Searched for too: {queries})",
     next_step="Question: {question}\nWrite what the results tell (known) and what they do not tell (missing). "
     "If nothing is missing, answer. Else search for the missing fact.",
     not_accepted="This answer is not accepted: {reason}",
@@ -180,6 +182,7 @@ _ZH = Prompts(
     notes="需要查找：\n{notes}",
     results="结果：\n{results}",
     no_results="没有找到任何资料。",
+    followed="（这已经搜索过。另外搜索了：{queries}）",
     next_step="问题：{question}\n写出结果说明了什么（known）、还没有说明什么（missing）。什么都不缺就answer，否则search缺少的事实。",
     not_accepted="这个答案不被接受：{reason}",
     distil=(

@@ -22,6 +22,7 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller, seeker_caller
 from agentinfer_lg.nodes.compress import hidden_numbers
+from agentinfer_lg.nodes.leads import asks_nothing_new, leads, queries_made, same_query
 from agentinfer_lg.nodes.reading import (
     Reading,
     answer_tier,
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 _MAX_REJECTIONS = 2
 """Answers refused before the next one is taken as it is."""
 _SEARCH_SECONDS = 60.0
+_MOST_LEADS = 2
+"""Searches added to one that asks nothing new."""
 
 
 async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class _Tool:
                 raise ToolError(msg)
 
     async def _search(self, call: PendingCall) -> Observation:
-        queries = call["arguments"]["queries"]
+        queries, followed = await self._follow(call["arguments"]["queries"])
         try:
             async with asyncio.timeout(_SEARCH_SECONDS):
                 found = await self._resources.search.search(queries, limit=self._context.results_per_query)
@@ -129,8 +132,32 @@ class _Tool:
                         hit.uri,
                         _source(hit.uri, hit.title, [hit.snippet] if hit.snippet else [], read=hit.complete),
                     )
-        text = "" if ranked else self._prompts.no_results
+        note = self._prompts.followed.format(queries="; ".join(followed)) if followed else ""
+        text = "\n".join(filter(None, [note, "" if ranked else self._prompts.no_results]))
+        call = {**call, "arguments": {**call["arguments"], "queries": queries, "leads": followed}}
         return Observation(call=call, text=text, sources=list(ranked.values()), ok=True, seconds=0.0)
+
+    async def _follow(self, queries: list[str]) -> tuple[list[str], list[str]]:
+        """Return what to search for, and which of it are leads, if `queries` ask for nothing new."""
+        made = queries_made(self._state["messages"][:-1])
+        if not self._context.leads or not asks_nothing_new(queries, made):
+            return queries, []
+        found = [source for source in self._state.get("sources", {}).values() if source["passages"]]
+        suggested = await asyncio.to_thread(
+            leads,
+            [text for source in found for text in source["passages"]],
+            [source["title"] for source in found],
+            self._state["task"]["question"],
+            [*made, *queries],
+            most=_MOST_LEADS,
+        )
+        if not suggested:
+            return queries, []
+        # What notes stand for may be asked for again, to see it whole.
+        again = bool(hidden_numbers(self._state, self._context))
+        fresh = [query for query in queries if again or not any(same_query(query, other) for other in made)]
+        followed = [lead.query for lead in suggested]
+        return [*fresh, *followed], followed
 
     async def _crawl(self, call: PendingCall) -> Observation:
         known = [self._uri(number) for number in call["arguments"].get("sources", [])]

@@ -17,7 +17,7 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.compress import hidden_numbers
 from agentinfer_lg.nodes.recall import Recalled, auto_recall
 from agentinfer_lg.nodes.search_filter import choose_results
-from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
+from agentinfer_lg.nodes.stall import observe_round
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import (
@@ -56,8 +56,17 @@ async def filter_results(
         name = observation["call"]["tool"]
         content = text if name == "finish" else prompts.results.format(results=text or prompts.no_results)
         call_id = observation["call"]["id"]
-        messages.append(ToolMessage(content, tool_call_id=call_id, name=name, id=f"{call_id}-result"))
-    verifier, stall = _verify(state, context, observations)
+        leads = observation["call"]["arguments"].get("leads")
+        messages.append(
+            ToolMessage(
+                content,
+                tool_call_id=call_id,
+                name=name,
+                id=f"{call_id}-result",
+                artifact={"leads": leads} if leads else None,
+            )
+        )
+    verifier, stall = observe_round(state, context, observations)
     proposal = _proposal(observations)
     record = RoundRecord(
         agent=state["task"]["id"],
@@ -167,29 +176,6 @@ class _Board:
 
 def _contains(passages: list[str], text: str) -> bool:
     return any(text in passage for passage in passages)
-
-
-def _verify(
-    state: SeekerState, context: Context, observations: list[Observation]
-) -> tuple[VerifierState, str]:
-    round_ = RoundEvidence(
-        actions=tuple(
-            normalise_action(call["tool"], call["arguments"])
-            for call in state["pending"]
-            if call["tool"] != "finish"
-        ),
-        evidence=tuple(
-            text for item in observations for source in item["sources"] for text in source["passages"]
-        ),
-        thought=_thought(state),
-        errors=sum(not item["ok"] for item in observations),
-    )
-    before = VerifierState.from_json(state["verifier"]) if state.get("verifier") else VerifierState()
-    return observe(before, round_, repeat_limit=context.repeat_limit, stall_limit=context.stall_limit)
-
-
-def _thought(state: SeekerState) -> str:
-    return str(state["messages"][-1].content)
 
 
 def _proposal(observations: list[Observation]) -> Proposal:

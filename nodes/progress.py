@@ -15,6 +15,7 @@ from agentinfer_lg.nodes.calling import seeker_caller
 from agentinfer_lg.nodes.collab import CollabState, needs_check
 from agentinfer_lg.nodes.compress import seeker_view
 from agentinfer_lg.nodes.controller import controller_settings
+from agentinfer_lg.nodes.stall import stalls_already
 from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
@@ -29,14 +30,11 @@ _CHECK_TOKENS = 96
 async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
     """Ask the model of this step for its verdict.
 
-    Skipped where nothing can follow from it: a policy without checks, warm-up, or a step that gives the answer. A
-    failed call is an unreadable verdict, not the end of the run.
+    Skipped where nothing can follow from it. A failed call is an unreadable verdict, not the end of the run.
     """
     context = runtime.context or Context()
-    settings = controller_settings(state, context)
-    warming = CollabState.from_json(state["collab"]).phase == "warmup"
     tools = [call["tool"] for call in state["pending"]]
-    if not needs_check(settings) or warming or "finish" in tools:
+    if not _decides(state, context) or "finish" in tools:
         return {"verdict": {"verdict": "SKIPPED", "reason": ""}}
     tier = state["calls"][-1]["tier"]
     mode = "json" if state["modes"].get(tier) == "json" else resources.models.tier(tier).tool_mode
@@ -63,3 +61,18 @@ async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: 
         return {"verdict": {"verdict": "UNREADABLE", "reason": str(error)[:300]}}
     parsed = parse_verdict(called.reply.text)
     return {"verdict": {"verdict": parsed.verdict, "reason": parsed.reason}, "calls": [called.record]}
+
+
+def _decides(state: SeekerState, context: Context) -> bool:
+    """Whether the verdict on the step can change anything.
+
+    It cannot under a policy without checks, while warming up, while the small model rests from a rescue, and where the
+    verifier objects anyway. And of the first step there is nothing to judge: no result has come, nothing can be repeated.
+    """
+    controller = CollabState.from_json(state["collab"])
+    if not needs_check(controller_settings(state, context)) or controller.phase == "warmup":
+        return False
+    if context.progress_checks == "all":
+        return True
+    resting = controller.tier == "small" and controller.cooldown_left > 0
+    return state.get("turn", 0) > 0 and not resting and not stalls_already(state, context)

@@ -27,6 +27,7 @@ __all__ = (
     "Reading",
     "answer_tier",
     "closed_answer",
+    "has_unread",
     "is_unknown",
     "is_yes_or_no",
     "read_answer",
@@ -137,14 +138,12 @@ async def read_answer(
     """
     numbers, sources = state.get("numbers", []), state.get("sources", {})
     question = state["task"]["question"]
-    passages = select_passages(
-        sources, numbers, [question, *_interests(state)], tokens=context.max_observation_tokens
-    )
+    passages = _passages(state, context)
     if not passages:
         return Reading("", ())
     prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
     last, calls = state.get("reading"), []
-    digest = sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()
+    digest = _digest(tier, prompt)
     if last is None or last["prompt"] != digest:
         called = await caller.call(
             tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
@@ -157,6 +156,15 @@ async def read_answer(
     if not supported and is_yes_or_no(answer):
         supported = tuple(shown[:2])
     return Reading(closed_answer(answer, question), supported, tuple(calls), last)
+
+
+def has_unread(prompts: Prompts, state: SeekerState, context: Context, *, tier: Tier) -> bool:
+    """Whether there is something to read an answer from that `tier` was not asked about in the latest reading."""
+    passages, last = _passages(state, context), state.get("reading")
+    prompt = prompts.read_answer.format(
+        passages=number_passages(passages), question=state["task"]["question"]
+    )
+    return bool(passages) and (last is None or last["prompt"] != _digest(tier, prompt))
 
 
 async def read_document(
@@ -179,6 +187,19 @@ async def read_document(
     return await caller.call(
         tier, [HumanMessage(prompt)], role="qa", max_tokens=_DOCUMENT_TOKENS, timeout=timeout
     )
+
+
+def _passages(state: SeekerState, context: Context) -> list[tuple[int, str, str]]:
+    return select_passages(
+        state.get("sources", {}),
+        state.get("numbers", []),
+        [state["task"]["question"], *_interests(state)],
+        tokens=context.max_observation_tokens,
+    )
+
+
+def _digest(tier: Tier, prompt: str) -> str:
+    return sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()
 
 
 def _interests(state: SeekerState) -> list[str]:

@@ -21,7 +21,9 @@ from agentinfer_lg.models import (
 )
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Called, Caller, recalls, seeker_caller
+from agentinfer_lg.nodes.collab import CollabState
 from agentinfer_lg.nodes.compress import recallable_numbers, seeker_view, supersedes
+from agentinfer_lg.nodes.reading import answer_tier, has_unread
 from agentinfer_lg.nodes.rescue import after_rescue
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.protocol import (
@@ -37,7 +39,7 @@ from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
 from agentinfer_lg.transcript import step_message, write_transcript
 
-__all__ = ("choices", "last_think", "think")
+__all__ = ("choices", "last_think", "reads_first", "think")
 
 
 async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -54,6 +56,8 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     )
     caller = seeker_caller(state, context, resources)
     prompts = PROMPTS[state["language"]]
+    if reads_first(state, context):
+        return _read_step(f"{agent}-{turn}")
     try:
         called, mode = await _call(state, context, caller, model, mode, prompts)
     except ContextOverflowError:
@@ -109,6 +113,31 @@ def choices(state: SeekerState, *, recall: bool = False) -> Choices:
         answer=last != "finish",
         results=True,
     )
+
+
+def reads_first(state: SeekerState, context: Context) -> bool:
+    """Whether this step is the first of a rescue, and there is something to read an answer from.
+
+    An agent that is stuck has often found what it looks for. The large model then reads it for an answer at once: that
+    costs it one prefill and a few tokens, where a step of its own that says "finish" would cost that prefill twice.
+    """
+    if not context.rescue_reads or context.policy != "agentcollab" or state["tier"] != "large":
+        return False
+    controller = CollabState.from_json(state["collab"])
+    if controller.rescue_budget == 0 or controller.rescue_steps > 0 or _last_tool(state) == "finish":
+        return False
+    tier = answer_tier(context, state.get("calls", []), large_tokens=state["budget"]["large_tokens"])
+    return has_unread(PROMPTS[state["language"]], state, context, tier=tier)
+
+
+def _read_step(message_id: str) -> dict[str, Any]:
+    step = Step(thought="", actions=(Action(tool="finish", arguments={"answer": "", "sources": []}),))
+    message = step_message(step, message_id=message_id, raw=None)
+    call = message.tool_calls[0]
+    return {
+        "messages": [message],
+        "pending": [PendingCall(id=str(call["id"]), tool=call["name"], arguments=dict(call["args"]))],
+    }
 
 
 def _last_tool(state: SeekerState) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from agentinfer_lg.errors import CheckpointError
 
-__all__ = ("RoundEvidence", "VerifierState", "normalise_action", "observe")
+__all__ = ("RoundEvidence", "VerifierState", "normalise_action", "objects_already", "observe")
 
 MAX_ACTIONS = 512
 """Distinct actions counted; the ones first made are forgotten first."""
@@ -137,6 +138,11 @@ def observe(
     thoughts = (*state.thoughts, sketch)[-THOUGHTS_KEPT:] if sketch else state.thoughts
     after = VerifierState(actions=counts, stalled_rounds=stalled, seen=seen, thoughts=thoughts)
     return after, "; ".join(cause for cause in causes if cause)
+
+
+def objects_already(state: VerifierState, round: RoundEvidence, *, repeat_limit: int) -> bool:
+    """Whether what was thought and done is an objection whatever comes back; for a round that is still open."""
+    return bool(observe(state, round, repeat_limit=repeat_limit, stall_limit=sys.maxsize)[1])
 
 
 def _count_actions(

@@ -103,16 +103,25 @@ class Run:
         return [call for call in self.result["calls"] if call["role"] == role]
 
 
-async def _run(docs: Path, script: Any, **knobs: Any) -> Run:
-    knobs = {"max_turns": 20, "report": "brief", "verifier": False, "results_per_query": 1, **knobs}
+async def _run(docs: Path, script: Any, *, mode: str = "json", **knobs: Any) -> Run:
+    knobs = {
+        "max_turns": 20,
+        "report": "brief",
+        "verifier": False,
+        "results_per_query": 1,
+        "progress_checks": "all",
+        "rescue_reads": False,
+        **knobs,
+    }
     with FakeOpenAI(script) as server:
+        tiers: Any = {
+            tier: EndpointSettings(
+                base_url=server.url, model=f"fake-{tier}", tool_calling=mode, max_retries=0
+            )
+            for tier in ("small", "large")
+        }
         settings = Settings(
-            small=EndpointSettings(
-                base_url=server.url, model="fake-small", tool_calling="json", max_retries=0
-            ),
-            large=EndpointSettings(
-                base_url=server.url, model="fake-large", tool_calling="json", max_retries=0
-            ),
+            **tiers,
             docs=docs,
             home=docs.parent / "home",
             _env_file=None,
@@ -335,3 +344,104 @@ async def test_warm_up_is_no_rescue(docs: Path) -> None:
     assert "Notes on results" in rescue.text
     marks = [chat.body["vllm_xargs"]["agent_supersedes"] for chat in (first, second, rescue)]
     assert marks == [0, 0, 1]
+
+
+class Reader(Scripted):
+    """Says of the passages what is scripted, one answer per reading; the last one holds from then on."""
+
+    def __init__(self, verdicts: str, *answers: str, last: int | None) -> None:
+        super().__init__(verdicts, last=last)
+        self.answers = list(answers)
+
+    def __call__(self, request: dict[str, Any], index: int) -> Reply:
+        if request["vllm_xargs"]["agent_role"] != "qa":
+            return super().__call__(request, index)
+        return Reply(text=self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+
+
+async def test_a_rescue_begins_with_reading(docs: Path) -> None:
+    run = await _run(docs, Reader("TF", "1871", last=9), rescue_reads=True)
+    assert run.tiers == "SS", "the large model has nothing to think about"
+    assert [(chat.role, chat.model) for chat in run.server.chats][-2:] == [
+        ("progress", "fake-small"),
+        ("qa", "fake-large"),
+    ]
+    assert run.result["answer"] == "1871"
+    assert run.result["findings"][0]["complete"] is True
+    assert len(run.result["escalations"]) == 1
+    assert [tool["tool"] for tool in run.result["tools"]] == ["web_search", "web_search", "finish"]
+
+
+@pytest.mark.parametrize("mode", ["json", "native"])
+async def test_a_rescue_thinks_when_reading_does_not_help(docs: Path, mode: str) -> None:
+    run = await _run(docs, Reader("TF", "unknown", "1871", last=4), rescue_reads=True, mode=mode)
+    assert run.tiers == "SSLS", "the reading was the first of the two steps of the rescue"
+    (rescue,) = run.thinks("fake-large")
+    assert "This answer is not accepted" in rescue.text
+    assert rescue.body["vllm_xargs"]["agent_turn"] == 3
+    assert len(run.calls("qa")) == 2
+    assert run.result["answer"] == "1871"
+
+
+async def test_the_same_is_not_read_at_two_rescues(docs: Path) -> None:
+    script = Reader("F", "unknown", last=None)
+    script.query = "lamp 3"
+    run = await _run(docs, script, rescue_reads=True, max_turns=9, cooldown=0)
+    assert len(run.result["escalations"]) > 1
+    assert len(run.calls("qa")) == 1
+    assert run.tiers == "SLSLLLLS", "the second rescue has nothing new to read and thinks at once"
+
+
+async def test_a_rescue_before_anything_was_found_thinks(docs: Path) -> None:
+    run = await _run(docs, Scripted("F", last=None, query="zzz"), rescue_reads=True, max_turns=2)
+    assert run.tiers[:1] == "S"
+    nothing = docs / "none"
+    nothing.mkdir()
+    run = await _run(nothing, Scripted("F", last=None, query="zzz"), rescue_reads=True, max_turns=2)
+    assert run.tiers == "SL"
+    assert run.calls("qa") == []
+
+
+async def test_checks_that_decide_nothing_are_not_made(docs: Path) -> None:
+    run = await _run(docs, Scripted("F", last=6), progress_checks="deciding")
+    assert run.tiers == "SSLLSSL"
+    asked = [chat.body["vllm_xargs"]["agent_turn"] for chat in run.server.chats if chat.role == "progress"]
+    assert asked == [1, 2, 3, 5], "not of the first step, nor while the small model rests from a rescue"
+    assert [check["verdict"] for check in run.checks] == [
+        "SKIPPED",
+        *["FALSE"] * 3,
+        "SKIPPED",
+        "FALSE",
+        "SKIPPED",
+    ]
+
+
+async def test_a_step_that_the_verifier_objects_to_is_not_checked(docs: Path) -> None:
+    script = Scripted("T", last=5, query="lamp 3 again")
+    knobs = {"progress_checks": "deciding", "repeat_limit": 2, "stall_limit": 10, **ALGORITHM_1}
+    run = await _run(docs, script, verifier=True, **knobs)
+    assert run.tiers == "SSSSLL"
+    asked = [chat.body["vllm_xargs"]["agent_turn"] for chat in run.server.chats if chat.role == "progress"]
+    assert asked == [1, 2]
+    assert run.checks[3]["verdict"] == "SKIPPED"
+    assert "verifier: repeat" in run.result["escalations"][0]["cause"]
+    blind = await _run(docs, script, verifier=False, **knobs)
+    assert [check["verdict"] for check in blind.checks[1:5]] == ["TRUE"] * 4
+
+
+async def test_a_search_that_asks_nothing_new_follows_a_lead(docs: Path) -> None:
+    (docs / "heron.md").write_text("# Heron Point Light\n\nHeron Point Light is kept by the Aldern Trust.\n")
+    (docs / "aldern.md").write_text("# Aldern Trust\n\nThe Aldern Trust was founded in 1871.\n")
+    script = Scripted("T", last=3, query="heron point light")
+    run = await _run(docs, script)
+    first, second, third, fourth = run.thinks("fake-small")
+    note = "(This was searched for before. Searched for too: Aldern Trust)"
+    assert note not in second.text, "the first search is new"
+    assert note in third.text
+    assert "Aldern Trust was founded in 1871" in third.text
+    assert fourth.text.count(note) == 1, "it is not followed twice"
+    assert fourth.body["messages"][: len(third.body["messages"])] == third.body["messages"]
+    without = await _run(docs, script, leads=False)
+    assert "Searched for too" not in without.thinks("fake-small")[-1].text
+    assert "founded in 1871" not in without.thinks("fake-small")[-1].text
+    assert len(first.text) < len(second.text)

@@ -255,7 +255,8 @@ async def test_the_first_step_after_a_swap_is_cached(docs: Path) -> None:
 @pytest.mark.parametrize("mode", ["json", "native"])
 async def test_the_progress_check_shares_the_prefix(docs: Path, mode: str) -> None:
     with FakeOpenAI(LongSession(turns=14)) as server:
-        ran = await run(graph_of(server, docs, mode=mode), policy="agentcollab", compression="barrier")
+        knobs = {"policy": "agentcollab", "compression": "barrier", "progress_checks": "all"}
+        ran = await run(graph_of(server, docs, mode=mode), **knobs)
         assert ran.state["swaps"]
         own = [chat for chat in server.chats if chat.role in ("think", "progress")]
         steps = {chat.body["vllm_xargs"]["agent_turn"]: chat for chat in own if chat.role == "think"}
@@ -580,7 +581,11 @@ async def test_the_model_is_switched_at_a_swap(docs: Path) -> None:
 
     with FakeOpenAI(LongSession(turns=turn + 5, others=checks(turn - 1))) as server:
         ran = await run(
-            graph_of(server, docs), policy="agentcollab", compression="barrier", max_turns=turn + 6
+            graph_of(server, docs),
+            policy="agentcollab",
+            compression="barrier",
+            rescue_reads=False,
+            max_turns=turn + 6,
         )
         (swap,) = ran.state["swaps"]
         assert swap["turn"] == turn
@@ -600,6 +605,7 @@ RESCUE: dict[str, Any] = {
     "policy": "agentcollab",
     "compress_after_tokens": 100_000,
     "rescue_tokens": 60,
+    "rescue_reads": False,
     "initial_budget": 4,
     "budget_ceiling": 10,
 }

@@ -229,7 +229,9 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, data: Path) -> N
 
     with FakeOpenAI(script) as server:
         shell = _shell(tmp_path, server)
-        process = shell.start(*_flags(data, "--parallel", "1", "--limit", "2"))
+        process = shell.start(
+            *_flags(data, "--parallel", "1", "--limit", "2", "--set", "progress_checks=all")
+        )
         try:
             server.wait_for(
                 lambda: any(
@@ -246,7 +248,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, data: Path) -> N
         before = len(server.chats)
 
         server.release("second question")
-        done = _eval(shell, data, "--parallel", "1", "--limit", "2")
+        done = _eval(shell, data, "--parallel", "1", "--limit", "2", "--set", "progress_checks=all")
         assert done.code == COMPLETE, done.everything
         after = server.chats[before:]
     assert not any("Heron Point Light lit?" in chat.text for chat in after), "finished"

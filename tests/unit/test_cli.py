@@ -8,11 +8,12 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import FakeOpenAI, Reply
+from fake_openai import FakeOpenAI
 from hypothesis import given
 from hypothesis import strategies as st
 from run_cli import ROOT, CommandLine
@@ -437,10 +438,10 @@ def test_a_full_disk_costs_the_record_not_the_run(
 def _holding(request: Mapping[str, Any], index: int) -> Any:
     from fake_openai import Brain
 
-    role = (request.get("vllm_xargs") or {}).get("agent_role")
-    if role == "progress":
-        return Reply(hold="progress", text="TRUE")
-    return Brain()(dict(request), index)
+    reply = Brain()(dict(request), index)
+    hints = request.get("vllm_xargs") or {}
+    second_step = hints.get("agent_role") == "think" and hints.get("agent_turn") == 1
+    return replace(reply, hold="second step") if second_step else reply
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
@@ -448,7 +449,7 @@ def test_a_signal_stops_cleanly_and_resume_finishes(number: signal.Signals, tmp_
     with FakeOpenAI(_holding) as server:
         command = CommandLine(folder=tmp_path, small=server.url, large=server.url)
         process = command.start("research", QUESTION, "--json", "--thread", "run-1")
-        server.wait_for(lambda: "progress" in server.roles())
+        server.wait_for(lambda: server.roles().count("think") == 2)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 130, stderr
@@ -457,26 +458,26 @@ def test_a_signal_stops_cleanly_and_resume_finishes(number: signal.Signals, tmp_
         stopped = json.loads(stdout)
         assert (stopped["exit_code"], stopped["resumable"], stopped["report"]) == (130, True, "")
         before = server.roles()
-        server.release("progress")
+        server.release("second step")
         done = command.run("research", "--resume", "run-1", "--json")
         assert done.code == 0, done.everything
         assert "1871" in done.result["report"]
         assert done.result["seconds"]["total"] > stopped["seconds"]["total"]
         assert server.roles().count("plan") == before.count("plan"), "the plan is not made again"
-        assert server.roles()[len(before)] == "progress", "it goes on with the step that was cut off"
+        assert server.roles()[len(before)] == "think", "it goes on with the step that was cut off"
 
 
 def test_kill_loses_nothing_that_was_finished(tmp_path: Path) -> None:
     with FakeOpenAI(_holding) as server:
         command = CommandLine(folder=tmp_path, small=server.url, large=server.url)
         process = command.start("research", QUESTION, "--thread", "run-1")
-        server.wait_for(lambda: "progress" in server.roles())
+        server.wait_for(lambda: server.roles().count("think") == 2)
         process.kill()
         process.communicate(timeout=60)
         record = Threads(command.home).load("run-1")
         assert (record.state, record.seconds) == ("stopped", 0.0)
         before = server.roles()
-        server.release("progress")
+        server.release("second step")
         done = command.run("research", "--resume", "run-1", "--json")
         assert done.code == 0, done.everything
         assert "1871" in done.result["report"]

@@ -243,6 +243,7 @@ async def _run(folder: Path, rate: float | None, *queries: str) -> tuple[Result,
         }
         settings = checks.settings(Settings(_env_file=None, **endpoints), QUESTION.id)
         knobs: Any = {"compression": "off", "search_filter": "off", "results_per_query": 1}
+        knobs |= {"progress_checks": "all", "rescue_reads": False}
         context = Context(max_seekers=1, report="brief", verifier=False, **knobs)
         agent = ResearchAgent(settings, LocalFolder(docs))
         result = await agent.ask(QUESTION.question, context, thread=QUESTION.id)

@@ -71,7 +71,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def options(**changes: Any) -> SelfEvaluationOptions:
-    context = Context(max_seekers=1, max_turns=3, report="brief")
+    context = Context(max_seekers=1, max_turns=3, report="brief", progress_checks="all")
     made = {
         "questions": 3,
         "parallel": 2,

@@ -1,0 +1,163 @@
+"""Leads: what the results so far name that has not been looked for (pure).
+
+A small model finds "the medal is kept in the Aldern museum", and searches for the medal again. So a search that asks nothing
+new also asks for what the sentences name that match the question best: the next hop of a question that needs several. This
+is pseudo-relevance feedback, with sentences in the place of documents.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
+
+from agentinfer_lg.compression.steps import searched
+from agentinfer_lg.text import content_terms, idf_scores, sentences
+
+__all__ = ("Lead", "asks_nothing_new", "leads", "queries_made", "same_query")
+
+_SENTENCES = 12
+"""Best sentences that are looked at."""
+_MOST_WORDS = 8
+_MOST_CHARACTERS = 100
+"""Of a query."""
+_LEAST_SHARED = 2
+"""Terms that a sentence must have in common with the question."""
+_WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
+_CAPITAL = re.compile(r"\s[A-Z]")
+_IS_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+_CJK_RUN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
+_QUESTION_MARKS = ("?", "？")
+"""A question says nothing; it is what an advertisement begins with."""
+_SMALL_WORDS = frozenset(("of", "the", "de", "la", "van", "der", "von"))
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A query, and the sentence that suggests it."""
+
+    query: str
+    sentence: str
+
+
+def queries_made(messages: Sequence[AnyMessage]) -> list[str]:
+    """Return what was searched for so far: by the steps, and by the leads that the results note as their artifact."""
+    followed = [
+        query
+        for message in messages
+        if isinstance(message, ToolMessage) and isinstance(message.artifact, dict)
+        for query in message.artifact.get("leads", [])
+    ]
+    return [*searched([message for message in messages if isinstance(message, AIMessage)]), *followed]
+
+
+def same_query(query: str, other: str) -> bool:
+    """Whether two queries ask for the same, in whatever order."""
+    return (content_terms(query) or query) == (content_terms(other) or other)
+
+
+def asks_nothing_new(queries: Sequence[str], made: Sequence[str]) -> bool:
+    """Whether `queries` hold no term that an earlier query did not hold; `False` before the first one."""
+    known = _union(made)
+    return bool(made) and all(content_terms(query) <= known for query in queries)
+
+
+def leads(
+    texts: Sequence[str], titles: Sequence[str], question: str, made: Sequence[str], *, most: int
+) -> list[Lead]:
+    """Return what to search for next, best first.
+
+    From a text in an alphabet with capitals the names of a sentence are taken, else the words that were not searched for.
+
+    Args:
+        texts: Passages found so far.
+        titles: Titles of the documents whose passages they are: these need not be found again.
+        question: What is to be answered.
+        made: Queries so far, those of leads included.
+        most: Leads to return at most, each of another sentence.
+    """
+    spoken = (" ".join(each.split()) for text in texts for each in sentences(text))
+    candidates = list(dict.fromkeys(each for each in spoken if not each.endswith(_QUESTION_MARKS)))
+    own = [content_terms(candidate) for candidate in candidates]
+    asked = content_terms(question)
+    # Over the root of the length: short and dense sentences first.
+    scores = [
+        score / math.sqrt(1 + len(each)) for score, each in zip(idf_scores(own, [asked]), own, strict=True)
+    ]
+    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], i))
+    known = asked | _union(made) | _union(titles)
+    near = [index for index in order[:_SENTENCES] if len(own[index] & asked) >= _LEAST_SHARED]
+    found: list[Lead] = []
+    for pick in (_names, _words):
+        # The less a sentence says besides what was asked, the more that is an answer.
+        if pick is _words:
+            near = sorted(near, key=lambda i: len(_words(candidates[i], known)))
+        for index in near:
+            query = pick(candidates[index], known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
+            if query:
+                found.append(Lead(query, candidates[index]))
+                known |= content_terms(query)
+    return found
+
+
+def _names(sentence: str, known: set[str]) -> str:
+    """Return the capitalised names in `sentence` that hold something unknown; the first word is no name by its capital."""
+    names: list[str] = []
+    run: list[str] = []
+    end = 0
+    for match in [*_WORD.finditer(sentence), None]:
+        if match is None or not _continues(sentence[end : match.start()], match[0], run):
+            names.extend(_name(run, known))
+            run = []
+        if match is not None:
+            if (match[0][0].isupper() and end > 0) or (run and match[0] in _SMALL_WORDS):
+                run.append(match[0])
+            end = match.end()
+    return " ".join(" ".join(dict.fromkeys(names)).split()[:_MOST_WORDS])
+
+
+def _continues(between: str, word: str, run: Sequence[str]) -> bool:
+    return bool(run) and between == " " and (word[0].isupper() or word in _SMALL_WORDS)
+
+
+def _name(run: Sequence[str], known: set[str]) -> list[str]:
+    words = list(run)
+    while words and words[-1] in _SMALL_WORDS:
+        words.pop()
+    name = " ".join(words)
+    return [name] if content_terms(name) - known else []
+
+
+def _words(sentence: str, known: set[str]) -> str:
+    """Return the words of `sentence` that are not known, in order; of a CJK run the pieces that no known pair covers.
+
+    Nothing of a sentence that could have capitalised a name.
+    """
+    if _CAPITAL.search(sentence) and not _IS_CJK.search(sentence):
+        return ""
+    kept: list[str] = []
+    for match in _WORD.finditer(sentence):
+        word = match[0]
+        if _IS_CJK.search(word):
+            kept.extend(piece for run in _CJK_RUN.findall(word) for piece in _uncovered(run, known))
+        elif not word.isdigit() and content_terms(word) - known:
+            kept.append(word)
+    return " ".join(list(dict.fromkeys(kept))[:_MOST_WORDS])
+
+
+def _uncovered(run: str, known: set[str]) -> list[str]:
+    covered = [False] * len(run)
+    for start in range(len(run) - 1):
+        if run[start : start + 2] in known or not content_terms(run[start : start + 2]):
+            covered[start] = covered[start + 1] = True
+    pieces = "".join(
+        " " if hidden else character for character, hidden in zip(run, covered, strict=True)
+    ).split()
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def _union(texts: Sequence[str]) -> set[str]:
+    return {term for text in texts for term in content_terms(text)}

@@ -35,7 +35,7 @@ CompressionMode = Literal["background", "barrier", "off"]
 ProgressChecks = Literal["deciding", "all"]
 """Which steps are judged by the model that made them."""
 
-SearchFilter = Literal["model", "lexical", "off"]
+SearchFilter = Literal["lexical", "model", "off"]
 """Who prunes search results before they are read."""
 
 
@@ -189,10 +189,10 @@ class Context(BaseModel):
         300.0, "Seconds for one distillation; then sentences of the results stand in.", "number", gt=0
     )
     search_filter: SearchFilter = _knob(
-        "model",
-        "Choose among search results before they are read: by the small model, by their words, or not at all.",
+        "lexical",
+        "Choose among search results before they are read: by their words, by the small model, or not at all.",
         "select",
-        options=["model", "lexical", "off"],
+        options=["lexical", "model", "off"],
     )
     search_keep: int = _knob(5, "Most results of a round that pass the filter.", "slider", ge=1, le=20)
     filter_seconds: float = _knob(

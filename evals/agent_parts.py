@@ -29,13 +29,9 @@ class Configuration:
         return ("small", "large") if "collab" in self.parts else ("large",)
 
     def knobs(self) -> dict[str, Any]:  # Any: values of `Context`
-        """Return the knobs of the agent that make it so."""
-        compress = "compress" in self.parts
-        return {
-            "policy": "agentcollab" if "collab" in self.parts else "always-large",
-            "compression": "background" if compress else "off",
-            "search_filter": "model" if compress else "off",
-        }
+        """Return the knobs of the agent that make it so; how AgentCompress works where it is on, the caller's knobs say."""
+        knobs = {"policy": "agentcollab" if "collab" in self.parts else "always-large"}
+        return knobs if "compress" in self.parts else {**knobs, "compression": "off", "search_filter": "off"}
 
 
 def _configuration(name: str, *parts: Part, agent: bool = True) -> Configuration:

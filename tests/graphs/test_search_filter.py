@@ -74,7 +74,8 @@ async def _run(
             _env_file=None,
         )
         graph = create_deep_research_graph(settings=settings)
-        values = {"policy": "always-small", "report": "brief", "search_keep": 2, "results_per_query": 8}
+        values: dict[str, Any] = {"policy": "always-small", "report": "brief", "search_filter": "model"}
+        values |= {"search_keep": 2, "results_per_query": 8}
         context = Context(**{**values, **knobs})
         events: list[dict[str, Any]] = []
         state: Any = {}

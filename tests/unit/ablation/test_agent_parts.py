@@ -26,7 +26,6 @@ PARTS: dict[str, set[Part]] = {
 OFF = {"policy": "always-large", "compression": "off", "search_filter": "off"}
 KNOBS: dict[Part, dict[str, str]] = {
     "collab": {"policy": "agentcollab"},
-    "compress": {"compression": "background", "search_filter": "model"},
 }
 FLAGS: dict[Part, set[str]] = {
     "sched": {"--scheduler-cls"},
@@ -54,9 +53,13 @@ def test_knobs_are_those_of_the_parts(name: str) -> None:
     wanted = OFF.copy()
     for part in PARTS[name]:
         wanted |= KNOBS.get(part, {})
+    if "compress" in PARTS[name]:
+        del wanted["compression"], wanted["search_filter"]
     knobs = find_configuration(name).knobs()
     assert knobs == wanted
-    Context.model_validate(knobs)
+    defaults = Context.model_validate(knobs)
+    assert (defaults.compression == "off") is ("compress" not in PARTS[name])
+    assert (defaults.search_filter == "off") is ("compress" not in PARTS[name])
 
 
 @pytest.mark.parametrize("name", PARTS)

@@ -1,8 +1,8 @@
 """Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
 
-A result whose title a query spells out passes in any case. Among the others the small model chooses in one constrained call;
-where it fails or is slow, and where every search was made before, the words of the results decide. What is pruned stays
-known by number and title: a tool call reads it by the one, a search finds it by the other.
+A result whose title a query spells out passes in any case. Among the others the words that they share with question and queries
+decide, or the small model does in one constrained call; where that fails or is slow, and where every search was made before, it is
+the words again. What is pruned stays known by number and title: a tool call reads it by the one, a search finds it by the other.
 """
 
 from __future__ import annotations
@@ -176,10 +176,20 @@ def _queries(observations: Sequence[Observation]) -> list[str]:
 
 
 def _by_words(found: Sequence[Source], observations: Sequence[Observation], state: SeekerState) -> list[int]:
-    queries = [state["task"]["question"], *_queries(observations)]
+    queries = [content_terms(query) for query in (state["task"]["question"], *_queries(observations))]
     texts = [content_terms(" ".join([source["title"], *source["passages"]])) for source in found]
-    scores = idf_scores(texts, [content_terms(query) for query in queries])
+    # A document on what is asked for says so in its title; an advertisement mentions it.
+    scores = [
+        score * (1 + _spelled_out(source["title"], queries))
+        for score, source in zip(idf_scores(texts, queries), found, strict=True)
+    ]
     return sorted(range(len(found)), key=lambda index: (-scores[index], index))
+
+
+def _spelled_out(title: str, queries: Sequence[set[str]]) -> float:
+    """Return the largest share of the title's terms that one of the queries holds."""
+    own = content_terms(title)
+    return max((len(own & query) / len(own) for query in queries), default=0.0) if own else 0.0
 
 
 def _tokens(source: Source) -> int:

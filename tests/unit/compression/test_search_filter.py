@@ -75,6 +75,18 @@ async def test_words_choose() -> None:
     assert chosen.calls == []
 
 
+async def test_a_title_that_a_query_spells_out_goes_before_a_text_that_mentions_all() -> None:
+    shop = _source(
+        "d", "Souvenirs, tours and more", "Who lit the North Light, who kept the North Light? Ask us."
+    )
+    part = _source("e", "North Light of Sutton", "Ada Winter lit it in 1871.")
+    found = _observation("web_search", shop, _RAIN, part, queries=("who lit the North Light",))
+    chosen = await choose_results(
+        [found], _STATE, Context(search_filter="lexical", search_keep=1), Resources()
+    )
+    assert [source["key"] for source in chosen.observations[0]["sources"]] == ["e"]
+
+
 def _step(*queries: str) -> AIMessage:
     call = {"name": "web_search", "args": {"queries": list(queries)}, "id": "c"}
     return AIMessage("", tool_calls=[call])

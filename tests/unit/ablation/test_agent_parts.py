@@ -42,6 +42,15 @@ def flags_of(tier: Tier, configuration: Configuration) -> set[str]:
     return {argument for argument in command(tier, configuration) if argument.startswith("--")}
 
 
+def _wanted(parts: set[Part]) -> dict[str, str]:
+    wanted = OFF.copy()
+    for part in parts:
+        wanted |= KNOBS.get(part, {})
+    if "compress" in parts:  # how it works is the caller's choice
+        del wanted["compression"], wanted["search_filter"]
+    return wanted
+
+
 def test_there_are_these_configurations() -> None:
     assert {name: set(each.parts) for name, each in CONFIGURATIONS.items()} == PARTS
     assert [each.name for each in CONFIGURATIONS.values()] == list(PARTS)
@@ -50,13 +59,8 @@ def test_there_are_these_configurations() -> None:
 
 @pytest.mark.parametrize("name", PARTS)
 def test_knobs_are_those_of_the_parts(name: str) -> None:
-    wanted = OFF.copy()
-    for part in PARTS[name]:
-        wanted |= KNOBS.get(part, {})
-    if "compress" in PARTS[name]:
-        del wanted["compression"], wanted["search_filter"]
     knobs = find_configuration(name).knobs()
-    assert knobs == wanted
+    assert knobs == _wanted(PARTS[name])
     defaults = Context.model_validate(knobs)
     assert (defaults.compression == "off") is ("compress" not in PARTS[name])
     assert (defaults.search_filter == "off") is ("compress" not in PARTS[name])
@@ -84,7 +88,7 @@ def test_a_part_alone_switches_itself_alone(part: Part, tier: Tier) -> None:
     alone = Configuration(name="alone", parts=frozenset({part}))
     added = flags_of(tier, alone) - flags_of(tier, Configuration(name="plain"))
     assert added == FLAGS.get(part, set())
-    assert alone.knobs() == OFF | KNOBS.get(part, {})
+    assert alone.knobs() == _wanted({part})
 
 
 def test_what_agentsam_learns_is_not_kept_for_the_next_server() -> None:

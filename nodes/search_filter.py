@@ -1,8 +1,9 @@
 """Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
 
-A result whose title a query spells out passes in any case. Among the others the words that they share with question and queries
-decide, or the small model does in one constrained call; where that fails or is slow, and where all searches were made before, it is
-the words again. What is pruned stays known by number and title: a tool call reads it by the one, a search finds it by the other.
+A result whose title a query spells out passes in any case. Among the others the words that they share with the question and the
+queries decide, or the small model does in one constrained call; where that fails or is slow, and where every search was made
+before, it is the words again. What is pruned stays known by number and title: a tool call reads it by the one, a search finds
+it by the other.
 """
 
 from __future__ import annotations

@@ -172,6 +172,13 @@ class Context(BaseModel):
         ge=0,
         le=100_000,
     )
+    passage_tokens: int = _knob(
+        160,
+        "Most tokens of one passage when an answer is read: its sentences that match best; 0, or compression off: all of it.",
+        "number",
+        ge=0,
+        le=100_000,
+    )
     rescue_reads: bool = _knob(
         True,
         "Let a rescue begin with reading what was found for an answer; off: with a Think step of the large model.",

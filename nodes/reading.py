@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 
 from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.budget import seconds_left, tokens_spent
 from agentinfer_lg.nodes.calling import Called, Caller
-from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.nodes.evidence import select_passages, shorten_passages
+from agentinfer_lg.nodes.leads import queries_made
 from agentinfer_lg.prompts import Prompts, number_passages
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, LastReading, SeekerState
@@ -40,6 +41,8 @@ _ANSWER_TOKENS = 80
 _DOCUMENT_TOKENS = 160
 _MAX_KEPT = 2000
 """Characters of an answer that are kept."""
+_INTERESTS = 6
+"""Latest queries that tell which passages matter."""
 
 _UNKNOWN = re.compile(
     r"\b(?:(?<!the )unknown(?! (?-i:[A-Z][a-z]))|"
@@ -190,24 +193,14 @@ async def read_document(
 
 
 def _passages(state: SeekerState, context: Context) -> list[tuple[int, str, str]]:
-    return select_passages(
-        state.get("sources", {}),
-        state.get("numbers", []),
-        [state["task"]["question"], *_interests(state)],
-        tokens=context.max_observation_tokens,
+    queries = [state["task"]["question"], *queries_made(state["messages"])[: -_INTERESTS - 1 : -1]]
+    passages = select_passages(
+        state.get("sources", {}), state.get("numbers", []), queries, tokens=context.max_observation_tokens
     )
+    if context.compression == "off" or context.passage_tokens == 0:
+        return passages
+    return shorten_passages(passages, queries, tokens=context.passage_tokens)
 
 
 def _digest(tier: Tier, prompt: str) -> str:
     return sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()
-
-
-def _interests(state: SeekerState) -> list[str]:
-    """What the seeker searched for and thought, latest first: it tells which passages matter."""
-    found: list[str] = []
-    for message in reversed(state["messages"]):
-        if isinstance(message, AIMessage):
-            for call in message.tool_calls:
-                if call["name"] == "web_search":
-                    found.extend(call["args"].get("queries", []))
-    return found[:6]

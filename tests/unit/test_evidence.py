@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.nodes.evidence import select_passages, shorten_passages
 from agentinfer_lg.state import Source
 from agentinfer_lg.tokens import estimate_tokens
 
@@ -92,3 +92,31 @@ def test_nothing_to_show() -> None:
 def test_chinese() -> None:
     sources = {"a": _source("a", "渡轮", "渡轮中午出发。"), "b": _source("b", "灯塔", "灯塔于1871年点亮。")}
     assert select_passages(sources, ["a", "b"], ["灯塔是哪一年点亮的？"], tokens=100)[0][0] == 2
+
+
+LONG = "Boats come and go. The light of Heron Point was lit in 1871. Gulls sleep on the pier. Ada Winter kept the light."
+
+
+def test_a_long_passage_is_shown_by_the_sentences_that_match() -> None:
+    short = (2, "Pier", "Boats come and go.")
+    shown = shorten_passages(
+        [(1, "Heron", LONG), short], ["When was Heron Point lit?", "Ada Winter"], tokens=27
+    )
+    assert shown == [
+        (1, "Heron", "The light of Heron Point was lit in 1871. … Ada Winter kept the light."),
+        short,
+    ]
+
+
+def test_a_passage_that_fits_stays_as_it_is() -> None:
+    passage = (1, "Heron", f"{LONG}\n\n{LONG}")
+    assert shorten_passages([passage], ["Heron"], tokens=1000) == [passage]
+
+
+@given(st.text(max_size=2000), st.text(max_size=50), st.integers(5, 60))
+def test_what_is_shown_stands_in_the_passage(text: str, query: str, tokens: int) -> None:
+    ((_, _, shown),) = shorten_passages([(1, "", text)], [query], tokens=tokens)
+    assert estimate_tokens(shown) <= max(tokens, 0)
+    plain = " ".join(text.split())
+    for piece in " ".join(shown.split()).split(" … "):
+        assert piece.removesuffix("…").strip() in plain

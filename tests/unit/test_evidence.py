@@ -100,7 +100,7 @@ LONG = "Boats come and go. The light of Heron Point was lit in 1871. Gulls sleep
 def test_a_long_passage_is_shown_by_the_sentences_that_match() -> None:
     short = (2, "Pier", "Boats come and go.")
     shown = shorten_passages(
-        [(1, "Heron", LONG), short], ["When was Heron Point lit?", "Ada Winter"], tokens=27
+        [(1, "Heron", LONG), short], ["When was Heron Point lit?", "Ada Winter"], tokens=28
     )
     assert shown == [
         (1, "Heron", "The light of Heron Point was lit in 1871. … Ada Winter kept the light."),

@@ -31,6 +31,7 @@ class Prompts:
     results: str
     no_results: str
     followed: str
+    looked_up: str
     next_step: str
     not_accepted: str
     distil: str
@@ -103,6 +104,7 @@ _EN = Prompts(
     results="Results:\n{results}",
     no_results="Nothing was found.",
     followed="(This was searched for before. Searched for too: {queries})",
+    looked_up="(Looked up for it: {queries})",
     next_step="Question: {question}\nWrite what the results tell (known) and what they do not tell (missing). "
     "If nothing is missing, answer. Else search for the missing fact.",
     not_accepted="This answer is not accepted: {reason}",
@@ -183,6 +185,7 @@ _ZH = Prompts(
     results="结果：\n{results}",
     no_results="没有找到任何资料。",
     followed="（这已经搜索过。另外搜索了：{queries}）",
+    looked_up="（为此查找了：{queries}）",
     next_step="问题：{question}\n写出结果说明了什么（known）、还没有说明什么（missing）。什么都不缺就answer，否则search缺少的事实。",
     not_accepted="这个答案不被接受：{reason}",
     distil=(

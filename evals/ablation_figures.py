@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from agentinfer_lg.evals.ablation import Cell
@@ -12,12 +12,19 @@ from agentinfer_lg.evals.breakdown import Breakdown, break_down, combined
 from agentinfer_lg.evals.paired import Interval, paired_difference, paired_ratio
 from agentinfer_lg.evals.server_figures import ServerFigures
 
-__all__ = ("BASELINE", "AblationRow", "ablation_rows", "question_breakdown")
+__all__ = (
+    "BASELINE",
+    "AblationRow",
+    "AblationTotal",
+    "ablation_rows",
+    "ablation_totals",
+    "question_breakdown",
+)
 
 Record = Mapping[str, Any]  # Any: JSON of a cell's question
 
-_Key = tuple[int, str, str]
-"""Block, benchmark and id: the same question in two configurations."""
+_Key = tuple[int, int, str, str]
+"""Block, N, benchmark and id: the same question in two configurations."""
 BASELINE = "baseline"
 
 
@@ -64,6 +71,31 @@ class AblationRow:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationTotal:
+    """One configuration with whatever number of questions at the same time: what does not depend on that, on more questions.
+
+    The fields are those of `AblationRow`.
+    """
+
+    configuration: str
+    questions: int
+    accuracy: float
+    accuracy_difference: Interval | None
+    f1: float
+    tokens: float
+    computed_tokens: float
+    ineffective_tokens: float
+    ineffective_ratio: Interval | None
+    speedup_interval: Interval | None
+    """Of a mixture of N, as long as that is the same for all configurations."""
+    failures: int
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return it as a JSON object."""
+        return asdict(self)
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     """A question of a row."""
@@ -86,6 +118,14 @@ def ablation_rows(cells: Sequence[Cell]) -> list[AblationRow]:
     for cell in sorted(cells, key=lambda cell: (cell.n, order.index(cell.configuration), cell.block)):
         groups.setdefault((cell.n, cell.configuration), []).append(cell)
     return [_row(group, groups.get((places, BASELINE), [])) for (places, _), group in groups.items()]
+
+
+def ablation_totals(cells: Sequence[Cell]) -> list[AblationTotal]:
+    """Return one row per configuration, in the order of `CONFIGURATIONS`."""
+    groups = {name: [cell for cell in cells if cell.configuration == name] for name in CONFIGURATIONS}
+    rows = [_row(group, groups[BASELINE]) for group in groups.values() if group]
+    names = [field.name for field in fields(AblationTotal)]
+    return [AblationTotal(**{name: getattr(row, name) for name in names}) for row in rows]
 
 
 def question_breakdown(record: Record) -> Breakdown:
@@ -147,7 +187,7 @@ def _qps_ratio(own: Sequence[Cell], base: Sequence[Cell]) -> float | None:
 
 def _questions(cells: Sequence[Cell]) -> dict[_Key, _Question]:
     return {
-        (cell.block, record["benchmark"], record["id"]): _Question(
+        (cell.block, cell.n, record["benchmark"], record["id"]): _Question(
             seconds=record["seconds"],
             correct=record["correct"],
             f1=record["f1"],

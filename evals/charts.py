@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.errors import UserInputError
 
-__all__ = ("Axes", "chart_folder", "save_figure", "save_panels")
+__all__ = ("Axes", "chart_folder", "require_matplotlib", "save_figure", "save_panels")
 
 Axes = Any  # matplotlib's
+
+
+def require_matplotlib() -> None:
+    """Tell at once, not after hours of measuring, that charts cannot be drawn.
+
+    Raises:
+        UserInputError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
+        raise UserInputError(msg)
 
 
 @contextmanager
@@ -21,11 +33,9 @@ def chart_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserInputError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
-        raise UserInputError(msg) from None
+    require_matplotlib()
+    import matplotlib as mpl
+
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9}):
         yield

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.charts import require_matplotlib
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.serving.sched.shadow_price import Pressure, PriceSettings, ShadowPrice
 
@@ -129,11 +130,8 @@ def draw(response: Response, file: Path) -> None:
     if file.suffix not in (".svg", ".png"):
         msg = f"a plot ends in .svg or .png, not {file.suffix or 'nothing'!r}"
         raise UserInputError(msg)
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        msg = "Plots need matplotlib: pip install 'agentinfer-lg[evals]'."
-        raise UserInputError(msg) from None
+    require_matplotlib()
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": "agentinfer", "font.size": 9, "svg.fonttype": "none"}):

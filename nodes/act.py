@@ -14,7 +14,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
-from agentinfer_lg.citations import source_key, supporting_sources
+from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.compression.originals import recall_text
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
@@ -22,7 +22,7 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import Caller, seeker_caller
 from agentinfer_lg.nodes.compress import hidden_numbers
-from agentinfer_lg.nodes.leads import asks_nothing_new, leads, queries_made, same_query
+from agentinfer_lg.nodes.lookup import follow, look_up, look_up_leads, source_of
 from agentinfer_lg.nodes.reading import (
     Reading,
     answer_tier,
@@ -43,6 +43,8 @@ from agentinfer_lg.state import (
     SeekerState,
     Source,
     ToolRecord,
+    merge_sources,
+    merge_unique,
 )
 from agentinfer_lg.tools import best_passages
 
@@ -52,9 +54,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_REJECTIONS = 2
 """Answers refused before the next one is taken as it is."""
-_SEARCH_SECONDS = 60.0
-_MOST_LEADS = 2
-"""Searches added to one that asks nothing new."""
 
 
 async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -115,49 +114,12 @@ class _Tool:
                 raise ToolError(msg)
 
     async def _search(self, call: PendingCall) -> Observation:
-        queries, followed = await self._follow(call["arguments"]["queries"])
-        try:
-            async with asyncio.timeout(_SEARCH_SECONDS):
-                found = await self._resources.search.search(queries, limit=self._context.results_per_query)
-        except TimeoutError:
-            msg = f"The search did not answer within {_SEARCH_SECONDS:.0f} s."
-            raise ToolError(msg) from None
-        ranked: dict[str, Source] = {}
-        # Round-robin over the queries: what is cut off later is then the tail of each, not the whole of the last one.
-        for rank in range(max((len(hits) for hits in found), default=0)):
-            for hits in found:
-                if rank < len(hits):
-                    hit = hits[rank]
-                    ranked.setdefault(
-                        hit.uri,
-                        _source(hit.uri, hit.title, [hit.snippet] if hit.snippet else [], read=hit.complete),
-                    )
+        queries, followed = await follow(self._state, self._context, call["arguments"]["queries"])
+        found = await look_up(self._resources.search, queries, limit=self._context.results_per_query)
         note = self._prompts.followed.format(queries="; ".join(followed)) if followed else ""
-        text = "\n".join(filter(None, [note, "" if ranked else self._prompts.no_results]))
+        text = "\n".join(filter(None, [note, "" if found else self._prompts.no_results]))
         call = {**call, "arguments": {**call["arguments"], "queries": queries, "leads": followed}}
-        return Observation(call=call, text=text, sources=list(ranked.values()), ok=True, seconds=0.0)
-
-    async def _follow(self, queries: list[str]) -> tuple[list[str], list[str]]:
-        """Return what to search for, and which of it are leads, if `queries` ask for nothing new."""
-        made = queries_made(self._state["messages"][:-1])
-        if not self._context.leads or not asks_nothing_new(queries, made):
-            return queries, []
-        found = [source for source in self._state.get("sources", {}).values() if source["passages"]]
-        suggested = await asyncio.to_thread(
-            leads,
-            [text for source in found for text in source["passages"]],
-            [source["title"] for source in found],
-            self._state["task"]["question"],
-            [*made, *queries],
-            most=_MOST_LEADS,
-        )
-        if not suggested:
-            return queries, []
-        # What notes stand for may be asked for again, to see it whole.
-        again = bool(hidden_numbers(self._state, self._context))
-        fresh = [query for query in queries if again or not any(same_query(query, other) for other in made)]
-        followed = [lead.query for lead in suggested]
-        return [*fresh, *followed], followed
+        return Observation(call=call, text=text, sources=found, ok=True, seconds=0.0)
 
     async def _crawl(self, call: PendingCall) -> Observation:
         known = [self._uri(number) for number in call["arguments"].get("sources", [])]
@@ -177,7 +139,7 @@ class _Tool:
         )
         query = f"{self._state['task']['question']} {_last_thought(self._state)}"
         passages = await asyncio.to_thread(best_passages, document.text, query, tokens=tokens)
-        return _source(document.uri, document.title, passages, read=True)
+        return source_of(document.uri, document.title, passages, read=True)
 
     async def _ask(self, call: PendingCall) -> Observation:
         question = call["arguments"]["question"]
@@ -200,7 +162,7 @@ class _Tool:
         )
         self.calls.append(called.record)
         # The passages were read by the reading call; only its answer enters the seeker's context.
-        source = _source(
+        source = source_of(
             document.uri, document.title, [called.reply.text] if called.reply.text else [], read=False
         )
         return Observation(call=call, text=called.reply.text, sources=[source], ok=True, seconds=0.0)
@@ -222,20 +184,39 @@ class _Tool:
     async def _finish(self, call: PendingCall) -> Observation:
         answer = without_marks(str(call["arguments"].get("answer", "")))
         reading = Reading(answer, self._cited(answer, call["arguments"].get("sources", [])))
+        found: list[Source] = []
+        followed: list[str] = []
         if not answer:
-            tier = answer_tier(
-                self._context,
-                self._state["calls"],
-                large_tokens=self._state["budget"]["large_tokens"],
-            )
-            reading = await read_answer(self._caller(), self._prompts, self._state, self._context, tier=tier)
-            self.calls.extend(reading.calls)
-            self.reading = reading.last
+            found, followed = await look_up_leads(self._state, self._context, self._resources)
+            reading = await self._read(found, followed)
         reason = self._objection(reading)
         accepted = not reason or self._rejections() >= _MAX_REJECTIONS
         text = reading.answer if accepted else self._prompts.not_accepted.format(reason=reason)
-        call = {**call, "arguments": {"answer": reading.answer, "sources": reading.sources}}
-        return Observation(call=call, text=text, sources=[], ok=accepted, seconds=0.0)
+        if followed and not accepted:
+            text += "\n" + self._prompts.looked_up.format(queries="; ".join(followed))
+        # What an answer rests on is numbered first, so that no budget leaves it out.
+        found.sort(key=lambda source: source["key"] not in reading.sources)
+        arguments = {"answer": reading.answer, "sources": reading.sources, "leads": followed}
+        call = {**call, "arguments": arguments}
+        return Observation(call=call, text=text, sources=found, ok=accepted, seconds=0.0)
+
+    async def _read(self, found: list[Source], followed: list[str]) -> Reading:
+        """Read the answer from what the seeker has seen and what its leads found."""
+        tier = answer_tier(
+            self._context, self._state["calls"], large_tokens=self._state["budget"]["large_tokens"]
+        )
+        new = {source["key"]: source for source in found}
+        seen: SeekerState = {
+            **self._state,
+            "sources": merge_sources(self._state.get("sources", {}), new),
+            "numbers": merge_unique(self._state.get("numbers", []), list(new)),
+        }
+        reading = await read_answer(
+            self._caller(), self._prompts, seen, self._context, tier=tier, followed=followed
+        )
+        self.calls.extend(reading.calls)
+        self.reading = reading.last
+        return reading
 
     def _objection(self, reading: Reading) -> str:
         if is_unknown(reading.answer):
@@ -268,10 +249,6 @@ class _Tool:
 
     def _caller(self) -> Caller:
         return seeker_caller(self._state, self._context, self._resources)
-
-
-def _source(uri: str, title: str, passages: list[str], *, read: bool) -> Source:
-    return Source(key=source_key(uri), uri=uri, title=title, passages=passages, read=read)
 
 
 def _failed(call: PendingCall, sentence: str) -> Observation:

@@ -79,28 +79,31 @@ def leads(
         made: Queries so far, those of leads included.
         most: Leads to return at most, each of another sentence.
     """
-    spoken = (" ".join(each.split()) for text in texts for each in sentences(text))
-    candidates = list(dict.fromkeys(each for each in spoken if not each.endswith(_QUESTION_MARKS)))
-    own = [content_terms(candidate) for candidate in candidates]
-    asked = content_terms(question)
-    # Over the root of the length: short and dense sentences first.
-    scores = [
-        score / math.sqrt(1 + len(each)) for score, each in zip(idf_scores(own, [asked]), own, strict=True)
-    ]
-    order = sorted(range(len(candidates)), key=lambda i: (-scores[i], i))
-    known = asked | _union(made) | _union(titles)
-    near = [index for index in order[:_SENTENCES] if len(own[index] & asked) >= _LEAST_SHARED]
+    known = content_terms(question) | _union(made) | _union(titles)
+    near = _sentences_on(question, texts)
     found: list[Lead] = []
     for pick in (_names, _words):
-        # The less a sentence says besides what was asked, the more that is an answer.
         if pick is _words:
-            near = sorted(near, key=lambda i: len(_words(candidates[i], known)))
-        for index in near:
-            query = pick(candidates[index], known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
+            # The less a sentence says besides what was asked, the more that is an answer.
+            near = sorted(near, key=lambda sentence: len(_words(sentence, known)))
+        for sentence in near:
+            query = pick(sentence, known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
             if query:
-                found.append(Lead(query, candidates[index]))
+                found.append(Lead(query, sentence))
                 known |= content_terms(query)
     return found
+
+
+def _sentences_on(question: str, texts: Sequence[str]) -> list[str]:
+    """Return the statements that share most with the question, best first."""
+    spoken = (" ".join(each.split()) for text in texts for each in sentences(text))
+    candidates = list(dict.fromkeys(each for each in spoken if not each.endswith(_QUESTION_MARKS)))
+    own, asked = [content_terms(candidate) for candidate in candidates], content_terms(question)
+    matches = idf_scores(own, [asked])
+    # Over the root of the length: short and dense sentences first.
+    scores = [match / math.sqrt(1 + len(each)) for match, each in zip(matches, own, strict=True)]
+    order = sorted(range(len(candidates)), key=lambda index: (-scores[index], index))
+    return [candidates[index] for index in order[:_SENTENCES] if len(own[index] & asked) >= _LEAST_SHARED]
 
 
 def _names(sentence: str, known: set[str]) -> str:

@@ -129,7 +129,13 @@ def short_answer(text: str) -> str:
 
 
 async def read_answer(
-    caller: Caller, prompts: Prompts, state: SeekerState, context: Context, *, tier: Tier
+    caller: Caller,
+    prompts: Prompts,
+    state: SeekerState,
+    context: Context,
+    *,
+    tier: Tier,
+    followed: Sequence[str] = (),
 ) -> Reading:
     """Answer the seeker's task from everything it has seen.
 
@@ -141,7 +147,7 @@ async def read_answer(
     """
     numbers, sources = state.get("numbers", []), state.get("sources", {})
     question = state["task"]["question"]
-    passages = _passages(state, context)
+    passages = _passages(state, context, followed)
     if not passages:
         return Reading("", ())
     prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
@@ -192,8 +198,11 @@ async def read_document(
     )
 
 
-def _passages(state: SeekerState, context: Context) -> list[tuple[int, str, str]]:
-    queries = [state["task"]["question"], *queries_made(state["messages"])[: -_INTERESTS - 1 : -1]]
+def _passages(
+    state: SeekerState, context: Context, followed: Sequence[str] = ()
+) -> list[tuple[int, str, str]]:
+    latest = [*queries_made(state["messages"]), *followed][: -_INTERESTS - 1 : -1]
+    queries = [state["task"]["question"], *latest]
     passages = select_passages(
         state.get("sources", {}), state.get("numbers", []), queries, tokens=context.max_observation_tokens
     )

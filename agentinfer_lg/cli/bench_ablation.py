@@ -40,7 +40,7 @@ from agentinfer_lg.cli.bench_flags import aligned, different_names, filled, step
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.ablation import AblationOptions
-    from agentinfer_lg.evals.ablation_figures import AblationRow
+    from agentinfer_lg.evals.ablation_figures import AblationRow, AblationTotal
 
 __all__ = ("register",)
 
@@ -83,11 +83,14 @@ def ablation(
     """
     from agentinfer_lg.cli.options import build_context, parse_assignments
     from agentinfer_lg.evals.ablation import Ablation, AblationOptions, read_cells
-    from agentinfer_lg.evals.ablation_figures import ablation_rows
+    from agentinfer_lg.evals.ablation_figures import ablation_rows, ablation_totals
     from agentinfer_lg.evals.agent_parts import CONFIGURATIONS, find_configuration
     from agentinfer_lg.evals.cell_folder import CellFolder
+    from agentinfer_lg.evals.charts import require_matplotlib
     from agentinfer_lg.serving.launch import stop_on_signals
 
+    if plots is not None:
+        require_matplotlib()
     options = AblationOptions(
         engines=engine_pair(
             models=(small_model, large_model),
@@ -122,10 +125,15 @@ def ablation(
             benchmark.run(on_step=on_step, on_done=report_answer)
     finally:
         if CellFolder(out).started:
-            rows = ablation_rows(read_cells(out))
-            figures = {"rows": [row.to_json() for row in rows], "settings": _settings(options)}
+            cells = read_cells(out)
+            rows, totals = ablation_rows(cells), ablation_totals(cells)
+            figures = {
+                "rows": [row.to_json() for row in rows],
+                "totals": [total.to_json() for total in totals],
+                "settings": _settings(options),
+            }
             write_figures(figures, out, json_file)
-            typer.echo("\n".join(_table(rows)))
+            typer.echo("\n".join([*_table(rows), "", "All n together:", *_totals(totals)]))
     if plots is not None:
         from agentinfer_lg.evals.ablation_plots import draw_ablation
 
@@ -170,4 +178,28 @@ def _cells(row: AblationRow) -> tuple[str, ...]:
         f"{row.ineffective_tokens:,.0f}",
         filled(row.ote, ".2f"),
         f"{row.cache_hit_rate:.0%}",
+    )
+
+
+def _totals(totals: list[AblationTotal]) -> list[str]:
+    head = (
+        "configuration", "questions", "failed", "accuracy", "difference (95%)", "F1", "tokens", "computed", "ineffective",
+        "ratio (95%)", "speed-up (95%)",
+    )  # fmt: skip
+    return aligned([head, *(_total_cells(total) for total in totals)])
+
+
+def _total_cells(total: AblationTotal) -> tuple[str, ...]:
+    return (
+        total.configuration,
+        str(total.questions),
+        str(total.failures),
+        f"{total.accuracy:.0%}",
+        filled(total.accuracy_difference, "+.2f"),
+        f"{total.f1:.2f}",
+        f"{total.tokens:,.0f}",
+        f"{total.computed_tokens:,.0f}",
+        f"{total.ineffective_tokens:,.0f}",
+        filled(total.ineffective_ratio, ".2f"),
+        filled(total.speedup_interval, ".2f"),
     )

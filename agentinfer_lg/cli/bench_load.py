@@ -62,8 +62,11 @@ def load(
     same command goes on with the cell that was cut off.
     """
     from agentinfer_lg.cli.options import build_context, parse_assignments
+    from agentinfer_lg.evals.charts import require_matplotlib
     from agentinfer_lg.evals.load import LoadOptions, LoadRun
 
+    if plots is not None:
+        require_matplotlib()
     options = LoadOptions(
         engines=agent.engine_pair(
             models=(small_model, large_model),

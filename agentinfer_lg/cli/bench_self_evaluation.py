@@ -56,9 +56,12 @@ def self_evaluation(
     the questions that are missing.
     """
     from agentinfer_lg.cli.options import build_context, parse_assignments
+    from agentinfer_lg.evals.charts import require_matplotlib
     from agentinfer_lg.evals.self_evaluation import SelfEvaluation, SelfEvaluationOptions
     from agentinfer_lg.serving.launch import stop_on_signals
 
+    if plots is not None:
+        require_matplotlib()
     options = SelfEvaluationOptions(
         engines=agent.engine_pair(
             models=(small_model, large_model),

@@ -11,7 +11,9 @@ import pytest
 from fake_openai import Brain, FakeOpenAI, Recorded, Reply
 
 from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
+from agentinfer_lg.errors import ToolError
 from agentinfer_lg.nodes.collab import CollabSettings, advance, start
+from agentinfer_lg.tools.local import LocalFolder
 
 QUESTION = "When was Heron Point Light lit?"
 BRAIN = Brain()
@@ -74,6 +76,14 @@ def docs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def trust(docs: Path) -> Path:
+    """The light, and the trust that keeps it: the second names nothing of the first."""
+    (docs / "heron.md").write_text("# Heron Point Light\n\nHeron Point Light is kept by the Aldern Trust.\n")
+    (docs / "aldern.md").write_text("# Aldern Trust\n\nThe Aldern Trust was founded in 1871 by Ada Winter.\n")
+    return docs
+
+
 class Run:
     """A finished run, seen from the server and from its records."""
 
@@ -103,7 +113,9 @@ class Run:
         return [call for call in self.result["calls"] if call["role"] == role]
 
 
-async def _run(docs: Path, script: Any, *, mode: str = "json", **knobs: Any) -> Run:
+async def _run(
+    docs: Path, script: Any, *, mode: str = "json", search: LocalFolder | None = None, **knobs: Any
+) -> Run:
     knobs = {
         "max_turns": 20,
         "report": "brief",
@@ -126,7 +138,7 @@ async def _run(docs: Path, script: Any, *, mode: str = "json", **knobs: Any) -> 
             home=docs.parent / "home",
             _env_file=None,
         )
-        graph = create_deep_research_graph(settings=settings)
+        graph = create_deep_research_graph(settings=settings, search=search)
         result: Any = await graph.ainvoke({"question": QUESTION}, context=Context(**knobs))
         return Run(result, server)
 
@@ -429,11 +441,9 @@ async def test_a_step_that_the_verifier_objects_to_is_not_checked(docs: Path) ->
     assert [check["verdict"] for check in blind.checks[1:5]] == ["TRUE"] * 4
 
 
-async def test_a_search_that_asks_nothing_new_follows_a_lead(docs: Path) -> None:
-    (docs / "heron.md").write_text("# Heron Point Light\n\nHeron Point Light is kept by the Aldern Trust.\n")
-    (docs / "aldern.md").write_text("# Aldern Trust\n\nThe Aldern Trust was founded in 1871.\n")
+async def test_a_search_that_asks_nothing_new_follows_a_lead(trust: Path) -> None:
     script = Scripted("T", last=3, query="heron point light")
-    run = await _run(docs, script)
+    run = await _run(trust, script)
     first, second, third, fourth = run.thinks("fake-small")
     note = "(This was searched for before. Searched for too: Aldern Trust)"
     assert note not in second.text, "the first search is new"
@@ -441,7 +451,47 @@ async def test_a_search_that_asks_nothing_new_follows_a_lead(docs: Path) -> None
     assert "Aldern Trust was founded in 1871" in third.text
     assert fourth.text.count(note) == 1, "it is not followed twice"
     assert fourth.body["messages"][: len(third.body["messages"])] == third.body["messages"]
-    without = await _run(docs, script, leads=False)
+    without = await _run(trust, script, leads=False)
     assert "Searched for too" not in without.thinks("fake-small")[-1].text
     assert "founded in 1871" not in without.thinks("fake-small")[-1].text
     assert len(first.text) < len(second.text)
+
+
+async def test_an_answer_is_read_from_what_a_lead_finds_too(trust: Path) -> None:
+    run = await _run(trust, Reader("T", "1871", last=1))
+    (read,) = [chat for chat in run.server.chats if chat.role == "qa"]
+    assert "Aldern Trust was founded in 1871" in read.text
+    (finding,) = run.result["findings"]
+    assert (finding["answer"], finding["complete"]) == ("1871", True)
+    assert [run.result["sources"][key]["title"] for key in finding["sources"]] == ["Aldern Trust"]
+    assert "Aldern Trust" in run.result["report"]
+    without = await _run(trust, Reader("T", "1871", last=1), leads=False)
+    (read,) = [chat for chat in without.server.chats if chat.role == "qa"][:1]
+    assert "1871" not in read.text
+
+
+async def test_what_a_lead_found_is_shown_if_the_answer_is_refused(trust: Path) -> None:
+    run = await _run(trust, Reader("T", "unknown", last=1), policy="always-small")
+    second = run.thinks("fake-small")[2]
+    assert "This answer is not accepted" in second.text
+    assert "(Looked up for it: Aldern Trust)" in second.text
+    assert re.search(r"\[\d\] Aldern Trust: The Aldern Trust was founded in 1871", second.text)
+    assert run.thinks("fake-small")[-1].text.count("Looked up for it: Aldern Trust") == 1
+
+
+async def test_a_search_that_fails_leaves_what_was_found(trust: Path) -> None:
+    class Broken(LocalFolder):
+        """Finds the first time only."""
+
+        searches = 0
+
+        async def search(self, queries: Sequence[str], *, limit: int) -> Any:
+            self.searches += 1
+            if self.searches > 1:
+                msg = "The index is gone."
+                raise ToolError(msg)
+            return await super().search(queries, limit=limit)
+
+    run = await _run(trust, Reader("T", "Aldern Trust", last=1), search=Broken(trust))
+    assert run.result["findings"][0]["answer"] == "Aldern Trust"
+    assert run.result["findings"][0]["complete"] is True

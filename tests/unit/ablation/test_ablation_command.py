@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from agentinfer_lg.cli import bench
 from agentinfer_lg.errors import AgentInferError, ConfigurationError, UserInputError
-from agentinfer_lg.evals import ablation, ablation_plots
+from agentinfer_lg.evals import ablation, ablation_plots, charts
 from agentinfer_lg.evals.ablation import read_cells
 
 Run = Callable[..., Any]
@@ -57,6 +58,7 @@ def test_from_flags_to_table_and_files_and_on(
     monkeypatch.setattr(
         ablation_plots, "draw_ablation", lambda cells, folder: [folder / f"{len(cells)}-cells.svg"]
     )
+    monkeypatch.setattr(charts, "require_matplotlib", lambda: None)
     file = tmp_path / "rows.json"
     flags = ["--configurations", "one-shot,baseline,baseline", "--json", str(file)]
     result = invoke(
@@ -64,7 +66,12 @@ def test_from_flags_to_table_and_files_and_on(
     )
     assert result.exit_code == 0, result.output
     assert "drawn: p/4-cells.svg" in result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    rows, totals = result.stdout.split("All n together:")
+    assert [line.split("|")[1:3] for line in totals.splitlines()[3:]] == [
+        [" one-shot      ", " 4         "],
+        [" baseline      ", " 4         "],
+    ]
+    lines = [line for line in rows.splitlines() if line.startswith("|")]
     assert [column.strip() for column in lines[0].split("|")[1:4]] == ["n", "configuration", "questions"]
     shown = [tuple(column.strip() for column in line.split("|")[1:4]) for line in lines[2:]]
     assert shown == [(str(n), name, "2") for n in (1, 2) for name in ("one-shot", "baseline")]
@@ -87,6 +94,15 @@ def test_from_flags_to_table_and_files_and_on(
     assert again.exit_code == 0, again.output
     assert [name for name, _ in engines.started] == ["baseline", "one-shot"]
     assert len(read_cells(tmp_path / "run")) == 8
+
+
+def test_charts_that_cannot_be_drawn_are_told_before_anything_is_measured(
+    tmp_path: Path, engines: FakeEngines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserInputError, match="Plots need matplotlib"):
+        invoke(tmp_path, "--plots", "p")
+    assert engines.started == []
 
 
 def test_benchmarks_take_turns(tmp_path: Path, engines: FakeEngines) -> None:

@@ -7,7 +7,12 @@ import pytest
 from ablation_cells import cell, many_cells, record
 
 from agentinfer_lg.evals.ablation import Cell
-from agentinfer_lg.evals.ablation_figures import AblationRow, ablation_rows, question_breakdown
+from agentinfer_lg.evals.ablation_figures import (
+    AblationRow,
+    ablation_rows,
+    ablation_totals,
+    question_breakdown,
+)
 from agentinfer_lg.evals.agent_parts import CONFIGURATIONS
 
 
@@ -144,6 +149,25 @@ def test_rows_are_in_order_and_json() -> None:
     for row in json.loads(json.dumps([row.to_json() for row in found], allow_nan=False)):
         assert keys <= row.keys()
         assert set(row["speedup_interval"]) == {"value", "low", "high"}
+
+
+def test_totals_join_all_n_and_compare_each_question_with_itself() -> None:
+    cells = [
+        cell("all", 4, [record("a", 5), record("b", 5, correct=False)]),
+        cell("all", 1, [record("a", 5)]),
+        cell("baseline", 1, [record("a", 10, correct=False)]),
+        cell("baseline", 4, [record("a", 10), record("b", 20, correct=False)]),
+    ]
+    base, mine = ablation_totals(cells)
+    assert (base.configuration, mine.configuration) == ("baseline", "all")
+    assert (base.questions, mine.questions) == (3, 3)
+    assert (base.accuracy, mine.accuracy) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert mine.accuracy_difference is not None
+    assert mine.accuracy_difference.value == pytest.approx(1 / 3)
+    assert mine.speedup_interval is not None
+    assert mine.speedup_interval.value == pytest.approx(40 / 15)
+    assert json.loads(json.dumps(mine.to_json()))["questions"] == 3
+    assert ablation_totals([]) == []
 
 
 def test_of_a_failure_only_its_seconds_are_known() -> None:

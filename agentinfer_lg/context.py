@@ -219,7 +219,7 @@ class Context(BaseModel):
     results_per_query: int = _knob(5, "Search results asked for per query.", "slider", ge=1, le=20)
     leads: bool = _knob(
         True,
-        "Let a search that asks nothing new also ask for what the results so far name and nobody searched for.",
+        "Search for what the results name and nobody asked for: when a search asks nothing new, and before an answer is read.",
         "switch",
     )
     max_observation_tokens: int = _knob(

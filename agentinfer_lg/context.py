@@ -173,7 +173,7 @@ class Context(BaseModel):
         le=100_000,
     )
     passage_tokens: int = _knob(
-        160,
+        120,
         "Most tokens of one passage when an answer is read: its sentences that match best; 0, or compression off: all of it.",
         "number",
         ge=0,

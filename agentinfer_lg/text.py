@@ -17,6 +17,7 @@ __all__ = (
     "idf_scores",
     "sentence_spans",
     "sentences",
+    "spelled_out",
     "terms",
     "well_formed",
     "word_runs",
@@ -118,6 +119,19 @@ def idf_scores(texts: Sequence[set[str]], queries: Sequence[set[str]]) -> list[f
         )
         for text in texts
     ]
+
+
+def spelled_out(title: str, queries: Sequence[set[str]]) -> float:
+    """Return the largest share of a title's terms that one of the queries holds, 0 to 1.
+
+    A document on what is asked for says so in its title; an advertisement just mentions all of it.
+
+    Args:
+        title: Of a document.
+        queries: `content_terms` of each query.
+    """
+    own = content_terms(title)
+    return max((len(own & query) / len(own) for query in queries), default=0.0) if own else 0.0
 
 
 def word_runs(text: str) -> Iterator[tuple[str, bool]]:

@@ -7,15 +7,25 @@ from collections.abc import Mapping, Sequence
 from agentinfer_lg.compression.extract import key_sentences
 from agentinfer_lg.compression.originals import Original
 from agentinfer_lg.state import Source
-from agentinfer_lg.text import clip, content_terms, idf_scores
+from agentinfer_lg.text import clip, content_terms, idf_scores, spelled_out
 from agentinfer_lg.tokens import estimate_tokens
 
-__all__ = ("select_passages", "shorten_passages")
+__all__ = ("Passage", "select_passages")
+
+Passage = tuple[int, str, str]
+"""Number of its source, title, text."""
+_CANDIDATES = 4
+"""Passages that are shortened, sentence by sentence: so many times what can be shown."""
 
 
 def select_passages(
-    sources: Mapping[str, Source], numbers: Sequence[str], queries: Sequence[str], *, tokens: int
-) -> list[tuple[int, str, str]]:
+    sources: Mapping[str, Source],
+    numbers: Sequence[str],
+    queries: Sequence[str],
+    *,
+    tokens: int,
+    each: int = 0,
+) -> list[Passage]:
     """Choose the passages that match the queries best.
 
     Args:
@@ -23,9 +33,10 @@ def select_passages(
         numbers: Keys in the order of their numbers.
         queries: The question first, then what was searched or thought; later ones weigh less.
         tokens: Most tokens (estimated) of all passages together.
+        each: Most tokens of one passage: of a longer one its sentences that match best are shown, in order; 0: all of it.
 
     Returns:
-        `(number, title, text)`, best source first: small models read what comes first. At least one if there is any.
+        Best source first: small models read what comes first. At least one if there is any.
     """
     passages = [
         (number, sources[key]["title"], text)
@@ -33,32 +44,33 @@ def select_passages(
         if key in sources
         for text in sources[key]["passages"]
     ]
-    if not passages:
-        return []
+    ranked = _ranked(passages, queries)
+    if each:
+        candidates = ranked[: _CANDIDATES * tokens // each]
+        shortened = [(number, title, _shortened(text, queries, each)) for number, title, text in candidates]
+        ranked = _ranked(shortened, queries)
+    return _fitting(ranked, tokens)
+
+
+def _ranked(passages: Sequence[Passage], queries: Sequence[str]) -> list[Passage]:
     terms = [content_terms(f"{title} {text}") for _, title, text in passages]
-    scores = idf_scores(terms, [content_terms(query) for query in queries])
-    chosen: list[tuple[int, str, str]] = []
-    left = tokens
-    for index in sorted(range(len(passages)), key=lambda i: (-scores[i], i)):
-        cost = estimate_tokens(passages[index][2]) + estimate_tokens(passages[index][1])
-        if chosen and cost > left:
+    asked = [content_terms(query) for query in queries]
+    scores = [
+        score * (1 + spelled_out(title, asked))
+        for score, (_, title, _) in zip(idf_scores(terms, asked), passages, strict=True)
+    ]
+    return [passages[index] for index in sorted(range(len(passages)), key=lambda i: (-scores[i], i))]
+
+
+def _fitting(ranked: Sequence[Passage], tokens: int) -> list[Passage]:
+    chosen: list[Passage] = []
+    for passage in ranked:
+        cost = estimate_tokens(passage[2]) + estimate_tokens(passage[1])
+        if chosen and cost > tokens:
             continue
-        chosen.append(passages[index])
-        left -= cost
+        chosen.append(passage)
+        tokens -= cost
     return chosen
-
-
-def shorten_passages(
-    passages: Sequence[tuple[int, str, str]], queries: Sequence[str], *, tokens: int
-) -> list[tuple[int, str, str]]:
-    """Return passages of which none is much longer than `tokens`: of a longer one its sentences that match best, in order.
-
-    Args:
-        passages: `(number, title, text)`.
-        queries: The question first, then what was searched; later ones weigh less.
-        tokens: Most tokens (estimated) of a text; a text of one sentence is cut.
-    """
-    return [(number, title, _shortened(text, queries, tokens)) for number, title, text in passages]
 
 
 def _shortened(text: str, queries: Sequence[str], tokens: int) -> str:

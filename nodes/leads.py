@@ -37,10 +37,18 @@ _SMALL_WORDS = frozenset(("of", "the", "de", "la", "van", "der", "von"))
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """A query, and the sentence that suggests it."""
+    """Something to look up."""
 
-    query: str
+    name: str
+    """What a sentence names and nobody searched for."""
+    wanted: str
+    """Words of the question that this sentence does not answer; may be empty."""
     sentence: str
+
+    @property
+    def query(self) -> str:
+        """What to search for: what is still wanted of what was named."""
+        return f"{self.name} {self.wanted}".strip()
 
 
 def queries_made(messages: Sequence[AnyMessage]) -> list[str]:
@@ -87,10 +95,10 @@ def leads(
             # The less a sentence says besides what was asked, the more that is an answer.
             near = sorted(near, key=lambda sentence: len(_words(sentence, known)))
         for sentence in near:
-            query = pick(sentence, known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
-            if query:
-                found.append(Lead(query, sentence))
-                known |= content_terms(query)
+            name = pick(sentence, known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
+            if name:
+                found.append(Lead(name, _open_words(question, f"{sentence} {name}"), sentence))
+                known |= content_terms(name)
     return found
 
 
@@ -141,14 +149,23 @@ def _words(sentence: str, known: set[str]) -> str:
     """
     if _CAPITAL.search(sentence) and not _IS_CJK.search(sentence):
         return ""
+    return " ".join(word for word in _unknown_words(sentence, known) if not word.isdigit())
+
+
+def _open_words(question: str, sentence: str) -> str:
+    """Return the words of the question that the sentence does not have."""
+    return " ".join(_unknown_words(question, content_terms(sentence)))
+
+
+def _unknown_words(text: str, known: set[str]) -> list[str]:
     kept: list[str] = []
-    for match in _WORD.finditer(sentence):
+    for match in _WORD.finditer(text):
         word = match[0]
         if _IS_CJK.search(word):
             kept.extend(piece for run in _CJK_RUN.findall(word) for piece in _uncovered(run, known))
-        elif not word.isdigit() and content_terms(word) - known:
+        elif content_terms(word) - known:
             kept.append(word)
-    return " ".join(list(dict.fromkeys(kept))[:_MOST_WORDS])
+    return list(dict.fromkeys(kept))[:_MOST_WORDS]
 
 
 def _uncovered(run: str, known: set[str]) -> list[str]:

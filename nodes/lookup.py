@@ -19,7 +19,7 @@ __all__ = ("follow", "look_up", "look_up_leads", "source_of")
 _SEARCH_SECONDS = 60.0
 _MOST_LEADS = 2
 """Leads followed at a time."""
-_RESULTS_PER_LEAD = 3
+_RESULTS_PER_LEAD = 5
 """Results of a lead that are read for an answer: it asks for one thing by its name."""
 
 

@@ -17,7 +17,7 @@ from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.budget import seconds_left, tokens_spent
 from agentinfer_lg.nodes.calling import Called, Caller
-from agentinfer_lg.nodes.evidence import select_passages, shorten_passages
+from agentinfer_lg.nodes.evidence import Passage, select_passages
 from agentinfer_lg.nodes.leads import queries_made
 from agentinfer_lg.prompts import Prompts, number_passages
 from agentinfer_lg.settings import Tier
@@ -198,17 +198,16 @@ async def read_document(
     )
 
 
-def _passages(
-    state: SeekerState, context: Context, followed: Sequence[str] = ()
-) -> list[tuple[int, str, str]]:
+def _passages(state: SeekerState, context: Context, followed: Sequence[str] = ()) -> list[Passage]:
     latest = [*queries_made(state["messages"]), *followed][: -_INTERESTS - 1 : -1]
     queries = [state["task"]["question"], *latest]
-    passages = select_passages(
-        state.get("sources", {}), state.get("numbers", []), queries, tokens=context.max_observation_tokens
+    return select_passages(
+        state.get("sources", {}),
+        state.get("numbers", []),
+        queries,
+        tokens=context.max_observation_tokens,
+        each=0 if context.compression == "off" else context.passage_tokens,
     )
-    if context.compression == "off" or context.passage_tokens == 0:
-        return passages
-    return shorten_passages(passages, queries, tokens=context.passage_tokens)
 
 
 def _digest(tier: Tier, prompt: str) -> str:

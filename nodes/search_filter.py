@@ -26,7 +26,7 @@ from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, FilterRecord, Observation, SeekerState, Source
-from agentinfer_lg.text import clip, content_terms, idf_scores
+from agentinfer_lg.text import clip, content_terms, idf_scores, spelled_out
 from agentinfer_lg.tokens import estimate_tokens
 
 __all__ = ("Chosen", "choose_results", "read_choice")
@@ -179,18 +179,11 @@ def _queries(observations: Sequence[Observation]) -> list[str]:
 def _by_words(found: Sequence[Source], observations: Sequence[Observation], state: SeekerState) -> list[int]:
     queries = [content_terms(query) for query in (state["task"]["question"], *_queries(observations))]
     texts = [content_terms(" ".join([source["title"], *source["passages"]])) for source in found]
-    # A document on what is asked for says so in its title; an advertisement mentions it.
     scores = [
-        score * (1 + _spelled_out(source["title"], queries))
+        score * (1 + spelled_out(source["title"], queries))
         for score, source in zip(idf_scores(texts, queries), found, strict=True)
     ]
     return sorted(range(len(found)), key=lambda index: (-scores[index], index))
-
-
-def _spelled_out(title: str, queries: Sequence[set[str]]) -> float:
-    """Return the largest share of the title's terms that one of the queries holds."""
-    own = content_terms(title)
-    return max((len(own & query) / len(own) for query in queries), default=0.0) if own else 0.0
 
 
 def _tokens(source: Source) -> int:

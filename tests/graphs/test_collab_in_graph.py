@@ -445,7 +445,7 @@ async def test_a_search_that_asks_nothing_new_follows_a_lead(trust: Path) -> Non
     script = Scripted("T", last=3, query="heron point light")
     run = await _run(trust, script)
     first, second, third, fourth = run.thinks("fake-small")
-    note = "(This was searched for before. Searched for too: Aldern Trust)"
+    note = "(This was searched for before. Searched for too: Aldern Trust lit)"
     assert note not in second.text, "the first search is new"
     assert note in third.text
     assert "Aldern Trust was founded in 1871" in third.text
@@ -474,9 +474,9 @@ async def test_what_a_lead_found_is_shown_if_the_answer_is_refused(trust: Path) 
     run = await _run(trust, Reader("T", "unknown", last=1), policy="always-small")
     second = run.thinks("fake-small")[2]
     assert "This answer is not accepted" in second.text
-    assert "(Looked up for it: Aldern Trust)" in second.text
+    assert "(Looked up for it: Aldern Trust lit)" in second.text
     assert re.search(r"\[\d\] Aldern Trust: The Aldern Trust was founded in 1871", second.text)
-    assert run.thinks("fake-small")[-1].text.count("Looked up for it: Aldern Trust") == 1
+    assert run.thinks("fake-small")[-1].text.count("Looked up for it: Aldern Trust lit") == 1
 
 
 async def test_a_search_that_fails_leaves_what_was_found(trust: Path) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.nodes.evidence import select_passages, shorten_passages
+from agentinfer_lg.nodes.evidence import select_passages
 from agentinfer_lg.state import Source
 from agentinfer_lg.tokens import estimate_tokens
 
@@ -98,25 +98,40 @@ LONG = "Boats come and go. The light of Heron Point was lit in 1871. Gulls sleep
 
 
 def test_a_long_passage_is_shown_by_the_sentences_that_match() -> None:
-    short = (2, "Pier", "Boats come and go.")
-    shown = shorten_passages(
-        [(1, "Heron", LONG), short], ["When was Heron Point lit?", "Ada Winter"], tokens=28
+    sources = {"a": _source("a", "Heron", LONG), "b": _source("b", "Pier", "Boats come and go.")}
+    shown = select_passages(
+        sources, ["a", "b"], ["When was Heron Point lit?", "Ada Winter"], tokens=100, each=28
     )
     assert shown == [
         (1, "Heron", "The light of Heron Point was lit in 1871. … Ada Winter kept the light."),
-        short,
+        (2, "Pier", "Boats come and go."),
     ]
 
 
+def test_shortened_passages_make_room_for_others() -> None:
+    sources = {"a": _source("a", "A", f"{LONG} " * 20), "b": _source("b", "B", "Heron Point was lit.")}
+    queries = ["When was Heron Point lit?"]
+    assert len(select_passages(sources, ["a", "b"], queries, tokens=80)) == 1
+    assert len(select_passages(sources, ["a", "b"], queries, tokens=80, each=40)) == 2
+
+
+def test_a_title_that_is_spelled_out_goes_first() -> None:
+    shop = _source("a", "Souvenirs and tours", "Heron Point lit, keeper of Heron Point, lit by the keeper.")
+    light = _source("b", "Heron Point", "Ada Winter lit it in 1871.")
+    chosen = select_passages({"a": shop, "b": light}, ["a", "b"], ["Heron Point keeper lit"], tokens=100)
+    assert [number for number, _, _ in chosen] == [2, 1]
+
+
 def test_a_passage_that_fits_stays_as_it_is() -> None:
-    passage = (1, "Heron", f"{LONG}\n\n{LONG}")
-    assert shorten_passages([passage], ["Heron"], tokens=1000) == [passage]
+    text = f"{LONG}\n\n{LONG}"
+    sources = {"a": _source("a", "Heron", text)}
+    assert select_passages(sources, ["a"], ["Heron"], tokens=1000, each=500) == [(1, "Heron", text)]
 
 
 @given(st.text(max_size=2000), st.text(max_size=50), st.integers(5, 60))
-def test_what_is_shown_stands_in_the_passage(text: str, query: str, tokens: int) -> None:
-    ((_, _, shown),) = shorten_passages([(1, "", text)], [query], tokens=tokens)
-    assert estimate_tokens(shown) <= max(tokens, 0)
+def test_what_is_shown_stands_in_the_passage(text: str, query: str, each: int) -> None:
+    ((_, _, shown),) = select_passages({"a": _source("a", "", text)}, ["a"], [query], tokens=5000, each=each)
+    assert estimate_tokens(shown) <= each
     plain = " ".join(text.split())
     for piece in " ".join(shown.split()).split(" … "):
         assert piece.removesuffix("…").strip() in plain

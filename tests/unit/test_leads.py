@@ -13,7 +13,7 @@ SHOWN = "The Heron Medal is kept at the Aldern Museum of Sutton."
 
 
 def queries(*texts: str, question: str = QUESTION, made: tuple[str, ...] = (), most: int = 2) -> list[str]:
-    return [lead.query for lead in leads(texts, ["Heron Medal"], question, [question, *made], most=most)]
+    return [lead.name for lead in leads(texts, ["Heron Medal"], question, [question, *made], most=most)]
 
 
 def test_names_of_the_sentence_that_matches_best() -> None:
@@ -23,6 +23,14 @@ def test_names_of_the_sentence_that_matches_best() -> None:
         "Aldern Museum of Sutton",
         "Otter Medal Ada Winter",
     ]
+
+
+def test_what_is_asked_of_a_name_is_what_its_sentence_does_not_say() -> None:
+    (lead,) = leads([SHOWN], ["Heron Medal"], QUESTION, [QUESTION], most=2)
+    assert lead.query == "Aldern Museum of Sutton year keeps opened"
+    question = "收藏苍鹭奖章的博物馆是哪一年开馆的？"
+    (lead,) = leads(["苍鹭奖章收藏在卓卡勒博物馆。"], [], question, [question], most=2)
+    assert lead.query == "在卓卡勒 是哪一年开馆的"
 
 
 def test_a_question_of_an_advertisement_names_nothing() -> None:
@@ -48,7 +56,7 @@ def test_chinese() -> None:
     question = "收藏苍鹭奖章的博物馆是哪一年开馆的？"
     text = "想知道收藏苍鹭奖章的博物馆吗？苍鹭奖章由卓卡勒商会出资设立。读者问得最多的，就是收藏苍鹭奖章的博物馆。"
     found = leads([text], ["苍鹭奖章"], question, [question], most=2)
-    assert [lead.query for lead in found] == ["读者问得最多的", "由卓卡勒商会出资设立"], "not the question"
+    assert [lead.name for lead in found] == ["读者问得最多的", "由卓卡勒商会出资设立"], "not the question"
     assert found[1].sentence == "苍鹭奖章由卓卡勒商会出资设立。"
 
 
@@ -83,10 +91,11 @@ def test_each_lead_asks_something_new(texts: list[str], made: str, most: int) ->
     assert len(found) <= most
     known = content_terms(f"{QUESTION} {made} Otter")
     for lead in found:
-        assert 0 < len(lead.query) <= 100
-        assert content_terms(lead.query) - known
+        assert 0 < len(lead.name) <= 100
+        assert content_terms(lead.name) - known
+        assert content_terms(lead.wanted) <= content_terms(QUESTION)
         assert any(lead.sentence in " ".join(text.split()) for text in texts)
-        known |= content_terms(lead.query)
+        known |= content_terms(lead.name)
 
 
 @given(st.lists(st.text(max_size=300), max_size=4), st.text(max_size=100))
@@ -97,7 +106,7 @@ def test_whatever_the_pages_hold(texts: list[str], question: str) -> None:
 
 def test_a_long_run_of_characters_is_cut() -> None:
     found = leads(["苍鹭奖章" + "卓卡勒商会" * 100 + "。"], [], "苍鹭奖章？", ["苍鹭奖章？"], most=1)
-    assert 0 < len(found[0].query) <= 100
+    assert 0 < len(found[0].name) <= 100
 
 
 def test_asking_nothing_new() -> None:

@@ -83,6 +83,7 @@ class LongSessionOptions:
             prewarm=variant != "cold",
             results_per_query=self.results,
             search_keep=self.keep,
+            leads=False,  # the searches follow a script
             max_observation_tokens=self.observation_tokens,
             max_turns=self.rounds,
             max_small_tokens=_LARGE,

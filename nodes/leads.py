@@ -12,12 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
-
-from agentinfer_lg.compression.steps import searched
 from agentinfer_lg.text import content_terms, idf_scores, sentences
 
-__all__ = ("Lead", "asks_nothing_new", "leads", "queries_made", "same_query")
+__all__ = ("Lead", "asks_nothing_new", "leads", "same_query")
 
 _SENTENCES = 12
 """Best sentences that are looked at."""
@@ -49,17 +46,6 @@ class Lead:
     def query(self) -> str:
         """What to search for: what is still wanted of what was named."""
         return f"{self.name} {self.wanted}".strip()
-
-
-def queries_made(messages: Sequence[AnyMessage]) -> list[str]:
-    """Return what was searched for so far: by the steps, and by the leads that the results note as their artifact."""
-    followed = [
-        query
-        for message in messages
-        if isinstance(message, ToolMessage) and isinstance(message.artifact, dict)
-        for query in message.artifact.get("leads", [])
-    ]
-    return [*searched([message for message in messages if isinstance(message, AIMessage)]), *followed]
 
 
 def same_query(query: str, other: str) -> bool:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Sequence
 
 from agentinfer_lg.citations import source_key
+from agentinfer_lg.compression.steps import queries_made
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.nodes.compress import hidden_numbers
-from agentinfer_lg.nodes.leads import asks_nothing_new, leads, queries_made, same_query
+from agentinfer_lg.nodes.leads import asks_nothing_new, leads, same_query
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import SeekerState, Source
 from agentinfer_lg.tools import SearchProvider

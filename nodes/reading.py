@@ -14,11 +14,11 @@ from hashlib import sha256
 from langchain_core.messages import HumanMessage
 
 from agentinfer_lg.citations import supporting_sources
+from agentinfer_lg.compression.steps import queries_made
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.budget import seconds_left, tokens_spent
 from agentinfer_lg.nodes.calling import Called, Caller
 from agentinfer_lg.nodes.evidence import Passage, select_passages
-from agentinfer_lg.nodes.leads import queries_made
 from agentinfer_lg.prompts import Prompts, number_passages
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, LastReading, SeekerState
@@ -150,9 +150,8 @@ async def read_answer(
     passages = _passages(state, context, followed)
     if not passages:
         return Reading("", ())
-    prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
+    prompt, digest = _asked(prompts, question, passages, tier)
     last, calls = state.get("reading"), []
-    digest = _digest(tier, prompt)
     if last is None or last["prompt"] != digest:
         called = await caller.call(
             tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
@@ -170,10 +169,8 @@ async def read_answer(
 def has_unread(prompts: Prompts, state: SeekerState, context: Context, *, tier: Tier) -> bool:
     """Whether there is something to read an answer from that `tier` was not asked about in the latest reading."""
     passages, last = _passages(state, context), state.get("reading")
-    prompt = prompts.read_answer.format(
-        passages=number_passages(passages), question=state["task"]["question"]
-    )
-    return bool(passages) and (last is None or last["prompt"] != _digest(tier, prompt))
+    _, digest = _asked(prompts, state["task"]["question"], passages, tier)
+    return bool(passages) and (last is None or last["prompt"] != digest)
 
 
 async def read_document(
@@ -210,5 +207,7 @@ def _passages(state: SeekerState, context: Context, followed: Sequence[str] = ()
     )
 
 
-def _digest(tier: Tier, prompt: str) -> str:
-    return sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()
+def _asked(prompts: Prompts, question: str, passages: Sequence[Passage], tier: Tier) -> tuple[str, str]:
+    """Return the prompt of a reading, and the digest by which it is known again."""
+    prompt = prompts.read_answer.format(passages=number_passages(passages), question=question)
+    return prompt, sha256(f"{tier}:{prompt}".encode("utf-8", "replace")).hexdigest()

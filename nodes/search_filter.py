@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import HumanMessage
 
-from agentinfer_lg.compression.steps import searched
+from agentinfer_lg.compression.steps import queries_made
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
 from agentinfer_lg.models import Guide
 from agentinfer_lg.nodes.budget import seconds_left
 from agentinfer_lg.nodes.calling import seeker_caller
+from agentinfer_lg.nodes.leads import same_query
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
@@ -162,13 +163,8 @@ def _named(found: Sequence[Source], queries: Sequence[str], question: str) -> se
 
 def _made_before(observations: Sequence[Observation], state: SeekerState) -> bool:
     """Whether every search of the round was made in an earlier one: its results were chosen from then."""
-    steps = [message for message in state["messages"][:-1] if isinstance(message, AIMessage)]
-    earlier = {_folded(query) for query in searched(steps)}
-    return all(_folded(query) in earlier for query in _queries(observations))
-
-
-def _folded(query: str) -> str:
-    return " ".join(sorted(content_terms(query))) or query
+    made = queries_made(state["messages"][:-1])
+    return all(any(same_query(query, other) for other in made) for query in _queries(observations))
 
 
 def _queries(observations: Sequence[Observation]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from agentinfer_lg.compression.originals import Original, join_originals, split_results
 from agentinfer_lg.compression.policy import fold_until
@@ -12,7 +12,7 @@ from agentinfer_lg.compression.view import Round
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip
 
-__all__ = ("fold", "originals_in", "searched")
+__all__ = ("fold", "originals_in", "queries_made", "searched")
 
 _FOLDED_TOKENS = 200
 
@@ -33,6 +33,17 @@ def searched(steps: Sequence[AIMessage]) -> list[str]:
         for query in call["args"].get("queries", [])
     ]
     return list(dict.fromkeys(found))
+
+
+def queries_made(messages: Sequence[AnyMessage]) -> list[str]:
+    """Return what was searched for so far: by the steps, and by the leads that the results note as their artifact."""
+    followed = [
+        query
+        for message in messages
+        if isinstance(message, ToolMessage) and isinstance(message.artifact, dict)
+        for query in message.artifact.get("leads", [])
+    ]
+    return [*searched([message for message in messages if isinstance(message, AIMessage)]), *followed]
 
 
 def fold(rounds: Sequence[Round], prompts: Prompts, *, folded: str, limit: int) -> tuple[str, str]:

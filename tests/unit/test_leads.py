@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-from agentinfer_lg.nodes.leads import asks_nothing_new, leads, queries_made, same_query
+from agentinfer_lg.compression.steps import queries_made
+from agentinfer_lg.nodes.leads import asks_nothing_new, leads, same_query
 from agentinfer_lg.text import content_terms
 
 QUESTION = "In which year was the museum that keeps the Heron Medal opened?"

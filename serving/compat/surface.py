@@ -92,7 +92,7 @@ SURFACE: tuple[Symbol, ...] = (
         _SCHEDULER,
         "Scheduler",
         *("vllm_config", "scheduler_config", "kv_cache_manager", "block_size", "waiting", "running"),
-        *("schedule", "shutdown", "reset_prefix_cache"),
+        *("schedule", "shutdown", "reset_prefix_cache", "max_num_scheduled_tokens"),
     ),
     Symbol(part="sched", file=_SCHEDULER, name="Scheduler.add_request", takes=("request",), called=True),
     Symbol(part="sched", file=_SCHEDULER, name="Scheduler._free_blocks", takes=("request",)),
@@ -121,6 +121,7 @@ SURFACE: tuple[Symbol, ...] = (
             "num_tokens",
             "num_computed_tokens",
             "num_preemptions",
+            "spec_token_ids",
         ),
     ),
     *_members(

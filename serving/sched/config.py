@@ -66,6 +66,10 @@ class SchedConfig:
     """Share of the cache that is never kept for idle sessions."""
     prefill_chunk_tokens: int = 2048
     """Most tokens of one prompt per step while other requests wait; 0: vLLM's limit."""
+    step_seconds: float = 1.0
+    """Prefill that a step may hold while another request runs or waits, in seconds; 0: vLLM's limit."""
+    least_step_tokens: int = 256
+    """Tokens of prefill that it may always hold: the weights are read once per step, for however few tokens."""
     long_prefill_tokens: int = 4096
     """Uncached tokens from which on a prompt is long; only one such is computed at a time."""
     overhead_share: float = 0.02
@@ -121,6 +125,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "keep_seconds": (0, math.inf, True),
     "reserve_share": (0, 0.9, False),
     "prefill_chunk_tokens": (0, math.inf, False),
+    "step_seconds": (0, math.inf, False),
+    "least_step_tokens": (0, math.inf, True),
     "long_prefill_tokens": (0, math.inf, True),
     "overhead_share": (0, 1, False),
     "default_gap_seconds": (0, math.inf, True),

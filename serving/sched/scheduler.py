@@ -3,7 +3,7 @@
 Nothing of vLLM's scheduling is copied or replaced. Before each step the queue of waiting requests is put in order, the
 requests that should not start now are taken out of it, and cached blocks that are worth keeping are moved out of the way
 of eviction; then vLLM schedules, and what was taken out is put back. Of the scheduler only `waiting` and `running` are
-touched, which exist in every version since 0.23.
+touched, and for the time of a step its limits of tokens; all exist in every version since 0.23.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from agentinfer_lg.serving.sched.series import SchedMetrics
 from agentinfer_lg.serving.sched.sessions import SessionTable
 from agentinfer_lg.serving.sched.shadow_price import Pressure, PriceSettings, ShadowPrice
 from agentinfer_lg.serving.sched.speed import PrefillSpeed
+from agentinfer_lg.serving.sched.step_limit import prefill_limit
 from agentinfer_lg.serving.sched.tickets import Ticket
 from agentinfer_lg.serving.sched.tuner import PriceTuner
 
@@ -50,11 +51,21 @@ _BEGINNINGS = 1024
 """Different beginnings of prompts that are remembered."""
 _FORCE_SECONDS = 0.1
 """Time between two looks at how long requests have waited."""
+_SEVERAL = 2
+"""Requests from which on one may delay another."""
 _MOST_ERRORS = 100
 """Errors after which no step is planned any more."""
 _COUNTERS = (
     *("hit_tokens", "queried_tokens", "preemptions", "forced_admissions", "holds"),
-    *("superseded_blocks", "cut_draft_tokens", "rejected_hints", "overhead_seconds", "steps", "errors"),
+    *(
+        "superseded_blocks",
+        "cut_draft_tokens",
+        "rejected_hints",
+        "overhead_seconds",
+        "steps",
+        "limited_steps",
+    ),
+    "errors",
 )
 
 
@@ -63,6 +74,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
 
     waiting: Any
     running: list[Any]
+    max_num_scheduled_tokens: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Make vLLM's scheduler and take over its waiting queue.
@@ -181,14 +193,12 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         now = self.clock()
         self._speed.step_ended(now)
         held = self._planned(now)
-        chunk = self._limit_chunks()
         self._counts["overhead_seconds"] += time.perf_counter() - began
         try:
-            output = super().schedule(*args, **kwargs)
+            with self._step_limits():
+                output = super().schedule(*args, **kwargs)
         finally:
             self.waiting.extend(held)
-            if chunk:
-                self.scheduler_config.long_prefill_token_threshold = 0
         began = time.perf_counter()
         with self._surviving():
             self._note_step(output, now)
@@ -384,14 +394,40 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
             return
         self.running.sort(key=lambda request: (request.num_preemptions == 0, -request.num_computed_tokens))
 
-    def _limit_chunks(self) -> bool:
+    @contextlib.contextmanager
+    def _step_limits(self) -> Iterator[None]:
+        """Keep long prompts from delaying others in the next step; afterwards vLLM has its own limits again."""
+        config = self.scheduler_config
+        tokens, chunk = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
+        with self._surviving():
+            self._limit_chunks()
+            self._limit_step()
+        try:
+            yield
+        finally:
+            self.max_num_scheduled_tokens, config.long_prefill_token_threshold = tokens, chunk
+
+    def _limit_chunks(self) -> None:
         """Leave room beside long prompts for short ones that wait, where the operator has set no limit of his own."""
         tokens = int(self._config.prefill_chunk_tokens)
         config = self.scheduler_config
-        if not (tokens and self._config.admission and self.waiting) or config.long_prefill_token_threshold:
-            return False
-        config.long_prefill_token_threshold = tokens
-        return True
+        if tokens and self._config.admission and self.waiting and not config.long_prefill_token_threshold:
+            config.long_prefill_token_threshold = tokens
+
+    def _limit_step(self) -> None:
+        """Let a step with several requests end soon; those that decode come first, and get all they need."""
+        limit = prefill_limit(
+            tokens_per_second=self._speed.tokens_per_second,
+            step_seconds=self._config.step_seconds,
+            least=int(self._config.least_step_tokens),
+        )
+        if limit is None or len(self.running) + len(self.waiting) < _SEVERAL:
+            return
+        limit += sum(1 + len(request.spec_token_ids) for request in self.running if _decodes(request))
+        if limit < self.max_num_scheduled_tokens:
+            self.running.sort(key=lambda request: not _decodes(request))
+            self.max_num_scheduled_tokens = limit
+            self._counts["limited_steps"] += 1
 
     def _note_step(self, output: Any, now: float) -> None:
         counts = self._counts
@@ -485,6 +521,11 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """Publish the last figures."""
         self._metrics.close()
         return super().shutdown(*args, **kwargs)
+
+
+def _decodes(request: Any) -> bool:
+    """Whether at most one token of it is not computed, drafts aside."""
+    return bool(request.num_tokens - request.num_computed_tokens <= 1)
 
 
 def _distinct_hits(tickets: list[Ticket]) -> int:

@@ -49,6 +49,9 @@ TABLE = SeriesTable(
         "rejected_hints": Series("counter", "Session hints that were ignored for their type or range."),
         "overhead_seconds": Series("counter", "Time spent on all this."),
         "steps": Series("counter", "Steps of the scheduler."),
+        "limited_steps": Series(
+            "counter", "Steps that got less prefill than vLLM allows, so that they end soon."
+        ),
         "errors": Series("counter", "Steps that vLLM scheduled alone because of an error."),
     },
 )

@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "fcfs": {"order": "fcfs"},
     "no admission": {"admission": False},
     "adaptive": {"tuning": "adaptive"},
+    "short steps": {"step_seconds": 1e-6, "least_step_tokens": 16},
 }
 """Settings of the schedulers under test; None is vLLM's own."""
 HINTS = (
@@ -91,7 +92,10 @@ def make_drive(kind: str, **options: Any) -> SchedulerDrive:
     extra = options.pop("settings", {})
     if values is None:
         return SchedulerDrive(vllm_scheduler, **options)
-    return SchedulerDrive(our_scheduler, settings=values | extra, **options)
+    drive = SchedulerDrive(our_scheduler, settings=values | extra, **options)
+    if kind == "short steps":
+        drive.scheduler._speed.tokens_per_second = 1000.0  # steps of these tests are too small to measure it
+    return drive
 
 
 def vllm_scheduler(**parts: Any) -> Any:
@@ -365,6 +369,41 @@ class TestRequests:
         drive.drain()
         assert drive.texts["json"] == continuation(range(20), tokens=8)
         assert_nothing_held(drive)
+
+
+@sync_and_async
+class TestShortSteps:
+    """A prompt is computed in pieces beside others, so that their texts go on meanwhile."""
+
+    PROMPT = range(100, 210)
+
+    def tokens_meanwhile(self, kind: str, *, overlap: bool) -> int:
+        """Return the tokens that a request gets from the arrival of a long prompt until its first token."""
+        drive = make_drive(kind, overlap=overlap, step_tokens=128)
+        drive.add("short", range(5), tokens=100)
+        while not drive.texts["short"]:
+            drive.step()
+        before = len(drive.texts["short"])
+        drive.add("long", self.PROMPT, tokens=2)
+        while not drive.texts["long"]:
+            drive.step()
+        meanwhile = len(drive.texts["short"]) - before
+        drive.drain()
+        assert drive.texts["long"] == continuation(self.PROMPT, tokens=2)
+        assert drive.texts["short"] == continuation(range(5), tokens=100)
+        assert drive.scheduler.max_num_scheduled_tokens == 128
+        assert bool(drive.figures().get("limited_steps", 0)) == (kind == "short steps")
+        return meanwhile
+
+    def test_a_text_goes_on_beside_a_long_prompt(self, overlap: bool) -> None:
+        pieces = len(self.PROMPT) // 16
+        assert self.tokens_meanwhile("short steps", overlap=overlap) >= pieces
+        assert self.tokens_meanwhile("default", overlap=overlap) < pieces / 2
+
+    def test_a_prompt_alone_is_computed_at_once(self, overlap: bool) -> None:
+        drive = make_drive("short steps", overlap=overlap, step_tokens=128)
+        drive.add("alone", self.PROMPT, tokens=2)
+        assert drive.step() == len(self.PROMPT)
 
 
 @every_kind

@@ -370,7 +370,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """Count the blocks that running prompts still need; return whether one of them is long."""
         self._coming, long_running = 0, False
         for request in self.running:
-            left = request.num_tokens - request.num_computed_tokens
+            left = _uncomputed(request)
             if left > 1:
                 self._coming += -(-left // self._cache.block_size)
                 long_running = long_running or left > self._config.long_prefill_tokens
@@ -421,9 +421,11 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
             step_seconds=self._config.step_seconds,
             least=int(self._config.least_step_tokens),
         )
-        if limit is None or len(self.running) + len(self.waiting) < _SEVERAL:
+        decoding = [request for request in self.running if _decodes(request)]
+        several = len(self.running) + len(self.waiting) >= _SEVERAL
+        if limit is None or not several or (len(decoding) == len(self.running) and not self.waiting):
             return
-        limit += sum(1 + len(request.spec_token_ids) for request in self.running if _decodes(request))
+        limit += sum(1 + len(request.spec_token_ids) for request in decoding)
         if limit < self.max_num_scheduled_tokens:
             self.running.sort(key=lambda request: not _decodes(request))
             self.max_num_scheduled_tokens = limit
@@ -524,8 +526,12 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
 
 
 def _decodes(request: Any) -> bool:
-    """Whether at most one token of it is not computed, drafts aside."""
-    return bool(request.num_tokens - request.num_computed_tokens <= 1)
+    return _uncomputed(request) <= 1
+
+
+def _uncomputed(request: Any) -> int:
+    """Return the tokens of its text so far that are not in the cache, drafts aside."""
+    return int(request.num_tokens - request.num_computed_tokens)
 
 
 def _distinct_hits(tickets: list[Ticket]) -> int:

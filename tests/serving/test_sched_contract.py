@@ -405,6 +405,16 @@ class TestShortSteps:
         drive.add("alone", self.PROMPT, tokens=2)
         assert drive.step() == len(self.PROMPT)
 
+    def test_a_step_without_prompts_is_not_limited(self, overlap: bool) -> None:
+        drive = make_drive("short steps", overlap=overlap, step_tokens=128)
+        for name in ("one", "other"):
+            drive.add(name, range(5), tokens=30)
+        while not all(drive.texts.values()):
+            drive.step()
+        before = drive.figures()["limited_steps"]
+        drive.drain()
+        assert drive.figures()["limited_steps"] == before
+
 
 @every_kind
 @sync_and_async

@@ -57,15 +57,8 @@ _MOST_ERRORS = 100
 """Errors after which no step is planned any more."""
 _COUNTERS = (
     *("hit_tokens", "queried_tokens", "preemptions", "forced_admissions", "holds"),
-    *(
-        "superseded_blocks",
-        "cut_draft_tokens",
-        "rejected_hints",
-        "overhead_seconds",
-        "steps",
-        "limited_steps",
-    ),
-    "errors",
+    *("superseded_blocks", "cut_draft_tokens", "rejected_hints", "overhead_seconds"),
+    *("steps", "limited_steps", "errors"),
 )
 
 

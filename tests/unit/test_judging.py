@@ -93,7 +93,8 @@ def test_figures(run: Path) -> None:
             "ships": {"judged": 1, "correct": 1, "accuracy": 1.0},
         },
     }
-    assert "# 1871 it was.\n\nAnswer: 1871\n" in server.chats[0].text
+    (heron,) = (chat.text for chat in server.chats if "Heron" in chat.text)
+    assert "# 1871 it was.\n\nAnswer: 1871\n" in heron
     folder = run / "judgements" / "fake-large"
     assert sorted(file.name for file in folder.iterdir()) == ["ferry.json", "gull.json", "heron.json"]
 

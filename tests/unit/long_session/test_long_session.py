@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from agentinfer_lg.evals import long_session
 from agentinfer_lg.evals.long_session import LongSessionOptions, Variant, record
 from agentinfer_lg.evals.long_session_figures import Figures, measure
 from agentinfer_lg.evals.long_session_script import make_script
+from agentinfer_lg.evals.slow_search import SlowSearch
+from agentinfer_lg.nodes import compress
+from agentinfer_lg.tools.search import SearchHit
 
 ROUNDS = 8
 
@@ -21,6 +26,15 @@ class Engine(Brain):
 
     def on_think(self, request: dict[str, Any]) -> Reply:
         return Reply(text=constrained_text(request))
+
+
+class PatientSearch(SlowSearch):
+    """Answers once the background work is done: rounds of this server are too short for it to keep up by itself."""
+
+    async def search(self, queries: Sequence[str], *, limit: int) -> list[list[SearchHit]]:
+        while jobs := [task for task in asyncio.all_tasks() if task.get_name().startswith("agentinfer-")]:
+            await asyncio.wait(jobs)
+        return await super().search(queries, limit=limit)
 
 
 @pytest.fixture
@@ -33,6 +47,8 @@ def docs(tmp_path: Path) -> Path:
 
 async def run(docs: Path, variant: Variant, monkeypatch: pytest.MonkeyPatch) -> tuple[Figures, list[str]]:
     monkeypatch.setattr(long_session, "_PUBLISHED_SECONDS", 0.0)
+    monkeypatch.setattr(long_session, "SlowSearch", PatientSearch)
+    monkeypatch.setattr(compress, "_GRACE_SECONDS", 60.0)
     options = LongSessionOptions(
         model="", docs=docs, rounds=ROUNDS, after_tokens=1500, keep_rounds=1, notes_tokens=200, keep=4
     )

@@ -649,8 +649,12 @@ class _ChatHandler(_Handler):
     def do_POST(self) -> None:
         owner = self._owner()
         length = int(self.headers.get("Content-Length") or 0)
+        sent = self.rfile.read(length)
+        if len(sent) < length:  # a client that was cancelled while it wrote: this is no request
+            self.close_connection = True
+            return
         try:
-            body = json.loads(self.rfile.read(length) or b"{}")
+            body = json.loads(sent or b"{}")
         except ValueError:
             self._error(400, "The body is not JSON.", "invalid_json")
             return

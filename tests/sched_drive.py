@@ -126,6 +126,7 @@ class SchedulerDrive:
         hints: Mapping[str, Any] | None = None,  # Any: what a client sends, right or wrong
         grammar: Grammar | None = None,
         resumable: bool = False,
+        seed: int | None = None,
     ) -> None:
         """Hand a request to the scheduler.
 
@@ -136,6 +137,7 @@ class SchedulerDrive:
             hints: Session hints on the wire.
             grammar: What its text must conform to; it waits until the grammar is compiled.
             resumable: Whether the prompt comes in pieces; the next piece comes under the same name.
+            seed: Of its sampling.
         """
         from vllm.v1.request import RequestStatus
         from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
@@ -150,6 +152,7 @@ class SchedulerDrive:
             xargs=hints,
             hasher=self._hasher,
         )
+        request.sampling_params.seed = seed
         if grammar is not None:
             StructuredOutputGrammar.register(Grammar)  # vLLM 0.28 and 0.29 want to see one
             request.structured_output_request = grammar

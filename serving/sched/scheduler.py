@@ -393,12 +393,24 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         config = self.scheduler_config
         tokens, chunk = self.max_num_scheduled_tokens, config.long_prefill_token_threshold
         with self._surviving():
-            self._limit_chunks()
-            self._limit_step()
+            if self._may_split():
+                self._limit_chunks()
+                self._limit_step()
         try:
             yield
         finally:
             self.max_num_scheduled_tokens, config.long_prefill_token_threshold = tokens, chunk
+
+    def _may_split(self) -> bool:
+        """Whether prompts may be computed in smaller pieces than vLLM's.
+
+        After a piece vLLM takes back what it drew for a request with a seed. A generator on a CPU cannot do that: the engine
+        would die.
+        """
+        if self.vllm_config.device_config.device_type != "cpu":
+            return True
+        prompts = (*self.waiting, *(request for request in self.running if not _decodes(request)))
+        return not any(_is_seeded(request) for request in prompts)
 
     def _limit_chunks(self) -> None:
         """Leave room beside long prompts for short ones that wait, where the operator has set no limit of his own."""
@@ -516,6 +528,10 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         """Publish the last figures."""
         self._metrics.close()
         return super().shutdown(*args, **kwargs)
+
+
+def _is_seeded(request: Any) -> bool:
+    return getattr(request.sampling_params, "seed", None) is not None
 
 
 def _decodes(request: Any) -> bool:

@@ -405,6 +405,22 @@ class TestShortSteps:
         drive.add("alone", self.PROMPT, tokens=2)
         assert drive.step() == len(self.PROMPT)
 
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    @pytest.mark.parametrize("seeded", ["short", "long"])
+    def test_a_cpu_computes_a_prompt_with_a_seed_at_once(
+        self, overlap: bool, device: str, seeded: str
+    ) -> None:
+        drive = make_drive("short steps", overlap=overlap, step_tokens=128)
+        drive.scheduler.vllm_config.device_config.device_type = device
+        drive.add("short", range(5), tokens=100, seed=1 if seeded == "short" else None)
+        while not drive.texts["short"]:
+            drive.step()
+        drive.add("long", self.PROMPT, tokens=2, seed=1 if seeded == "long" else None)
+        whole = drive.step() >= len(self.PROMPT)
+        assert whole == (device == "cpu" and seeded == "long"), "what only decodes may have a seed"
+        drive.drain()
+        assert drive.texts["long"] == continuation(self.PROMPT, tokens=2)
+
     def test_a_step_without_prompts_is_not_limited(self, overlap: bool) -> None:
         drive = make_drive("short steps", overlap=overlap, step_tokens=128)
         for name in ("one", "other"):

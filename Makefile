@@ -46,7 +46,7 @@ venv: $(READY)
 dev: $(DEV)
 
 engine: $(READY)
-	@$(BIN)/python -m agentinfer_lg.serving.install
+	@$(BIN)/python -m agentinfer_lg.serving.engine.install
 
 # After the engine: these packages depend on torch, and alone would bring one for GPUs, several GB larger.
 $(MODEL): pyproject.toml | engine
@@ -54,7 +54,7 @@ $(MODEL): pyproject.toml | engine
 	@touch $@
 
 model: engine $(MODEL)
-	@$(BIN)/python -m agentinfer_lg.serving.demo_model
+	@$(BIN)/python -m agentinfer_lg.serving.engine.demo_model
 
 # Exit code 4: a report was written although something ran out; with this model that is the turns.
 demo: model
@@ -63,7 +63,7 @@ demo: model
 
 # Where no engine can be installed (macOS, for instance), its tests skip and say so; a failed install is an error.
 test-engine: $(DEV)
-	@if reason=$$($(BIN)/python -m agentinfer_lg.serving.install --supported); then \
+	@if reason=$$($(BIN)/python -m agentinfer_lg.serving.engine.install --supported); then \
 		$(MAKE) --no-print-directory model; \
 	else \
 		echo "note: tests with a real engine will be skipped: $$reason"; \
@@ -85,7 +85,7 @@ test-slow: $(DEV) lint test-engine
 
 # Each version in a virtual environment of its own; downloads 1.5 GB.
 test-versions: $(DEV) test-engine
-	$(BIN)/pytest tests/serving/test_vllm_versions.py -m 'slow or not slow' $(PYTEST_ARGS)
+	$(BIN)/pytest tests/serving/compat/test_vllm_versions.py -m 'slow or not slow' $(PYTEST_ARGS)
 .PHONY: test-versions
 
 clean:

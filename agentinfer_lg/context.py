@@ -11,16 +11,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = (
-    "CollabBudget",
-    "CollabPolicy",
-    "CompressionMode",
-    "Context",
-    "ProgressChecks",
-    "SearchFilter",
-    "as_context",
-)
-
 CollabPolicy = Literal[
     "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
 ]

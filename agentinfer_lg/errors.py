@@ -13,16 +13,6 @@ The message of each says what is wrong and what to do about it: it is shown to p
 
 from __future__ import annotations
 
-__all__ = (
-    "AgentInferError",
-    "CheckpointError",
-    "ConfigurationError",
-    "EndpointError",
-    "EngineError",
-    "ToolError",
-    "UserInputError",
-)
-
 
 class AgentInferError(RuntimeError):
     """Base of all errors raised by agentinfer-lg.

@@ -13,8 +13,6 @@ from typing_extensions import TypedDict
 
 from agentinfer_lg.settings import Tier
 
-__all__ = ("Event", "EventKind", "emit")
-
 EventKind = Literal[
     "plan",
     "model_start",

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-__all__ = ("MAX_NUMBER", "MAX_TEXT", "AgentRole", "ParsedHints", "SessionHints", "parse_hints")
-
 AgentRole = Literal["plan", "think", "progress", "distill", "filter", "qa", "write", "prewarm"]
 """What a request is for."""
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ("PROMPTS", "Language", "Prompts", "number_passages")
-
 Language = Literal["en", "zh"]
 
 
@@ -34,7 +32,7 @@ class Prompts:
     looked_up: str
     next_step: str
     not_accepted: str
-    distil: str
+    distill: str
     notes_heading: str
     recall_hint: str
     recallable: str
@@ -108,7 +106,7 @@ _EN = Prompts(
     next_step="Question: {question}\nWrite what the results tell (known) and what they do not tell (missing). "
     "If nothing is missing, answer. Else search for the missing fact.",
     not_accepted="This answer is not accepted: {reason}",
-    distil=(
+    distill=(
         "Results:\n{results}\n\nQuestion: {question}\nWrite down the facts in these results that may help to answer the "
         "question, one per line, each beginning with the number of its result in brackets. Copy names, numbers, dates and "
         "links exactly. After them, if there are any: lines that begin with 'open:' for what is still to be looked up, and "
@@ -188,7 +186,7 @@ _ZH = Prompts(
     looked_up="（为此查找了：{queries}）",
     next_step="问题：{question}\n写出结果说明了什么（known）、还没有说明什么（missing）。什么都不缺就answer，否则search缺少的事实。",
     not_accepted="这个答案不被接受：{reason}",
-    distil=(
+    distill=(
         "结果：\n{results}\n\n问题：{question}\n写下这些结果中有助于回答问题的事实，每行一条，行首用方括号写出结果编号。"
         "名称、数字、日期和链接照抄。之后如果有的话：以“open:”开头写还需要查的内容，以“dead end:”开头写没有结果的尝试。"
     ),

@@ -6,8 +6,6 @@ from typing import Final
 
 from agentinfer_lg.errors import UserInputError
 
-__all__ = ("MAX_QUESTION_CHARS", "check_question")
-
 MAX_QUESTION_CHARS: Final = 20_000
 """A question is part of every prompt, so a longer one would crowd out the evidence."""
 

@@ -9,17 +9,15 @@ import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from agentinfer_lg.compression.jobs import Jobs
+from agentinfer_lg.compression.background import Jobs
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.models import Models
+from agentinfer_lg.llm.chat import Models
 from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools import Crawler, Reader, SearchProvider, make_provider
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langgraph.store.base import BaseStore
-
-__all__ = ("Resources", "ToolClock")
 
 
 class ToolClock:

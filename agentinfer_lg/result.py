@@ -24,8 +24,6 @@ if TYPE_CHECKING:
         ToolRecord,
     )
 
-__all__ = ("CheckSummary", "PhaseSeconds", "Result", "ResultSource", "TierUsage", "Trace", "build_result")
-
 _LISTED = re.compile(r"^- \[\d+\] (.*?)\s*$", re.MULTILINE)
 
 _PHASES: Mapping[str, str] = {

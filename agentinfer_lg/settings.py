@@ -15,8 +15,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agentinfer_lg.errors import ConfigurationError
 
-__all__ = ("EndpointSettings", "Settings", "Tier")
-
 Tier = Literal["small", "large"]
 
 

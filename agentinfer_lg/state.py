@@ -16,32 +16,6 @@ from typing_extensions import TypedDict
 
 from agentinfer_lg.settings import Tier
 
-__all__ = (
-    "Budget",
-    "CallRecord",
-    "CheckRecord",
-    "EscalationRecord",
-    "FilterRecord",
-    "Finding",
-    "LastReading",
-    "Observation",
-    "PendingCall",
-    "Proposal",
-    "ResearchInput",
-    "ResearchOutput",
-    "ResearchState",
-    "RoundRecord",
-    "SeekerOutput",
-    "SeekerState",
-    "Source",
-    "SubTask",
-    "SwapRecord",
-    "ToolRecord",
-    "merge_round",
-    "merge_sources",
-    "merge_unique",
-)
-
 
 class SubTask(TypedDict):
     """One part of the plan."""

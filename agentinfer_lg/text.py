@@ -8,20 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = (
-    "clip",
-    "content_terms",
-    "detect_language",
-    "idf_scores",
-    "sentence_spans",
-    "sentences",
-    "spelled_out",
-    "terms",
-    "well_formed",
-    "word_runs",
-)
+from agentinfer_lg.llm.tokens import estimate_tokens
 
 Language = Literal["en", "zh"]
 
@@ -66,7 +53,7 @@ _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _BEFORE_NUMBERS = frozenset(("no", "nos", "fig", "figs", "vol", "vols"))
 """Abbreviations before a number, else words."""
 _CLOSERS = "\"'”’)\\]}」』》〉）】］*_\ufdd0"
-"""What may follow the mark of a sentence; U+FDD0 is the place holder of `agentinfer_lg.citations`."""
+"""What may follow the mark of a sentence; U+FDD0 is the place holder of `agentinfer_lg.report.citations`."""
 _SENTENCE_END = re.compile(
     f"(?P<cjk>[。！？｡…]++[{_CLOSERS}]*+)"
     f"|(?P<latin>[.!?]++[{_CLOSERS}]*+)(?=\\s|$|[{_CJK}])"

@@ -22,8 +22,6 @@ from typing import Any, Final, Literal, get_args
 
 from agentinfer_lg.errors import CheckpointError, UserInputError
 
-__all__ = ("RunRecord", "RunState", "Threads", "check_thread_name", "new_thread_name")
-
 RunState = Literal["running", "finished", "partial", "waiting", "stopped", "failed"]
 """`waiting`: for a plan to be approved; `partial`: a report was written but something ran out."""
 

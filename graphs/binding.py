@@ -10,8 +10,6 @@ from langgraph.runtime import Runtime
 from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.resources import Resources
 
-__all__ = ("bind",)
-
 _State = TypeVar("_State", contravariant=True)
 
 

@@ -14,15 +14,15 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite, Send, interrupt
 
+from agentinfer_lg.collab.controller import start
+from agentinfer_lg.collab.verifier import VerifierState
 from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.graphs.binding import bind
 from agentinfer_lg.graphs.seeker import seeker_builder
-from agentinfer_lg.nodes.budget import share
-from agentinfer_lg.nodes.collab import start
-from agentinfer_lg.nodes.controller import controller_settings
 from agentinfer_lg.nodes.plan import large_planner_steps, plan
-from agentinfer_lg.nodes.verifier import VerifierState
+from agentinfer_lg.nodes.seeker.budget import share
+from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
 from agentinfer_lg.nodes.write import write
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.question import check_question

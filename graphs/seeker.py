@@ -18,8 +18,6 @@ from agentinfer_lg.nodes.think import think
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import SeekerOutput, SeekerState
 
-__all__ = ("seeker_builder",)
-
 
 def seeker_builder(resources: Resources) -> StateGraph[SeekerState, Context, SeekerState, SeekerOutput]:
     """Return the seeker's graph, to be compiled as a sub-graph."""

@@ -14,16 +14,15 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
-from agentinfer_lg.citations import supporting_sources
 from agentinfer_lg.compression.originals import recall_text
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
-from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Caller, seeker_caller
-from agentinfer_lg.nodes.compress import hidden_numbers
-from agentinfer_lg.nodes.lookup import follow, look_up, look_up_leads, source_of
-from agentinfer_lg.nodes.reading import (
+from agentinfer_lg.llm.calling import Caller, seeker_caller
+from agentinfer_lg.nodes.seeker.budget import seconds_left
+from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
+from agentinfer_lg.nodes.seeker.lookup import follow, look_up, look_up_leads, source_of
+from agentinfer_lg.nodes.seeker.read_answer import (
     Reading,
     answer_tier,
     is_unknown,
@@ -31,8 +30,9 @@ from agentinfer_lg.nodes.reading import (
     read_document,
     without_marks,
 )
-from agentinfer_lg.nodes.recall import originals_of
+from agentinfer_lg.nodes.seeker.recall import originals_of
 from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.report.citations import supporting_sources
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import (
@@ -47,8 +47,6 @@ from agentinfer_lg.state import (
     merge_unique,
 )
 from agentinfer_lg.tools import best_passages
-
-__all__ = ("act",)
 
 logger = logging.getLogger(__name__)
 

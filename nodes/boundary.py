@@ -11,19 +11,17 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.collab.controller import CollabState, Transition, advance
 from agentinfer_lg.compression.view import Swap
 from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
-from agentinfer_lg.nodes.budget import exhausted, tokens_spent
-from agentinfer_lg.nodes.collab import CollabState, Transition, advance
-from agentinfer_lg.nodes.compress import compress
-from agentinfer_lg.nodes.controller import controller_settings
-from agentinfer_lg.nodes.rescue import rescue_in_force, rescue_swap
+from agentinfer_lg.nodes.seeker.budget import exhausted, tokens_spent
+from agentinfer_lg.nodes.seeker.compaction import compress
+from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
+from agentinfer_lg.nodes.seeker.handover import rescue_in_force, rescue_swap
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CheckRecord, EscalationRecord, SeekerState
-
-__all__ = ("boundary", "goes_on")
 
 
 async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:

@@ -9,15 +9,13 @@ from langgraph.runtime import Runtime
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
-from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import seeker_caller
-from agentinfer_lg.nodes.compress import settle
-from agentinfer_lg.nodes.reading import Reading, answer_tier, is_unknown, read_answer
+from agentinfer_lg.llm.calling import seeker_caller
+from agentinfer_lg.nodes.seeker.budget import seconds_left
+from agentinfer_lg.nodes.seeker.compaction import settle
+from agentinfer_lg.nodes.seeker.read_answer import Reading, answer_tier, is_unknown, read_answer
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import Finding, SeekerState
-
-__all__ = ("conclude",)
 
 
 async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:

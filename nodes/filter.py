@@ -14,10 +14,11 @@ from langgraph.runtime import Runtime
 
 from agentinfer_lg.compression.originals import as_body
 from agentinfer_lg.context import Context
-from agentinfer_lg.nodes.compress import hidden_numbers
-from agentinfer_lg.nodes.recall import Recalled, auto_recall
-from agentinfer_lg.nodes.search_filter import choose_results
-from agentinfer_lg.nodes.stall import observe_round
+from agentinfer_lg.llm.tokens import estimate_tokens
+from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
+from agentinfer_lg.nodes.seeker.no_progress import observe_round
+from agentinfer_lg.nodes.seeker.recall import Recalled, auto_recall
+from agentinfer_lg.nodes.seeker.result_filter import choose_results
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import (
@@ -30,9 +31,6 @@ from agentinfer_lg.state import (
     merge_unique,
 )
 from agentinfer_lg.text import clip
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("filter_results",)
 
 _MIN_SHOWN_TOKENS = 40
 

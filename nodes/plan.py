@@ -11,15 +11,13 @@ from langgraph.runtime import Runtime
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
-from agentinfer_lg.models import Guide, OutOfTimeError
-from agentinfer_lg.nodes.calling import Called, Caller
+from agentinfer_lg.llm.calling import Called, Caller
+from agentinfer_lg.llm.chat import Guide, OutOfTimeError
 from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import ResearchState, SubTask
 from agentinfer_lg.text import content_terms, well_formed
-
-__all__ = ("AGENT", "large_planner_steps", "parse_questions", "plan", "planner_tier")
 
 AGENT = "planner"
 _STEP_TOKENS = 200

@@ -7,22 +7,20 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.collab.controller import CollabState, needs_check
+from agentinfer_lg.collab.progress_check import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.models import Guide
-from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import seeker_caller
-from agentinfer_lg.nodes.collab import CollabState, needs_check
-from agentinfer_lg.nodes.compress import seeker_view
-from agentinfer_lg.nodes.controller import controller_settings
-from agentinfer_lg.nodes.stall import stalls_already
-from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, parse_verdict
+from agentinfer_lg.llm.calling import seeker_caller
+from agentinfer_lg.llm.chat import Guide
+from agentinfer_lg.llm.transcript import write_transcript
+from agentinfer_lg.nodes.seeker.budget import seconds_left
+from agentinfer_lg.nodes.seeker.compaction import seeker_view
+from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
+from agentinfer_lg.nodes.seeker.no_progress import stalls_already
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import SeekerState
-from agentinfer_lg.transcript import write_transcript
-
-__all__ = ("progress",)
 
 _CHECK_TOKENS = 96
 

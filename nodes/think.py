@@ -8,10 +8,12 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
+from agentinfer_lg.collab.controller import CollabState
 from agentinfer_lg.compression.view import latest_tokens
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.models import (
+from agentinfer_lg.llm.calling import Called, Caller, recalls, seeker_caller
+from agentinfer_lg.llm.chat import (
     ChatTier,
     ContextOverflowError,
     Guide,
@@ -19,14 +21,7 @@ from agentinfer_lg.models import (
     RefusedRequestError,
     Reply,
 )
-from agentinfer_lg.nodes.budget import seconds_left
-from agentinfer_lg.nodes.calling import Called, Caller, recalls, seeker_caller
-from agentinfer_lg.nodes.collab import CollabState
-from agentinfer_lg.nodes.compress import recallable_numbers, seeker_view, supersedes
-from agentinfer_lg.nodes.reading import answer_tier, has_unread
-from agentinfer_lg.nodes.rescue import after_rescue
-from agentinfer_lg.prompts import PROMPTS, Prompts
-from agentinfer_lg.protocol import (
+from agentinfer_lg.llm.protocol import (
     Action,
     Choices,
     Step,
@@ -35,11 +30,14 @@ from agentinfer_lg.protocol import (
     parse_step,
     read_tool_call,
 )
+from agentinfer_lg.llm.transcript import step_message, write_transcript
+from agentinfer_lg.nodes.seeker.budget import seconds_left
+from agentinfer_lg.nodes.seeker.compaction import recallable_numbers, seeker_view, supersedes
+from agentinfer_lg.nodes.seeker.handover import after_rescue
+from agentinfer_lg.nodes.seeker.read_answer import answer_tier, has_unread
+from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
-from agentinfer_lg.transcript import step_message, write_transcript
-
-__all__ = ("choices", "last_think", "reads_first", "think")
 
 
 async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:

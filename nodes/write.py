@@ -8,23 +8,21 @@ from typing import Any
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.runtime import Runtime
 
-from agentinfer_lg.citations import CitedText, resolve_citations, source_list, supporting_sources
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.events import emit
-from agentinfer_lg.models import OutOfTimeError
-from agentinfer_lg.nodes.budget import seconds_spent
-from agentinfer_lg.nodes.calling import Caller
-from agentinfer_lg.nodes.evidence import select_passages
+from agentinfer_lg.llm.calling import Caller
+from agentinfer_lg.llm.chat import OutOfTimeError
 from agentinfer_lg.nodes.plan import AGENT as PLANNER
-from agentinfer_lg.nodes.reading import answer_tier, closed_answer, is_unknown, short_answer
+from agentinfer_lg.nodes.seeker.budget import seconds_spent
+from agentinfer_lg.nodes.seeker.evidence import select_passages
+from agentinfer_lg.nodes.seeker.read_answer import answer_tier, closed_answer, is_unknown, short_answer
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
+from agentinfer_lg.report.citations import CitedText, resolve_citations, source_list, supporting_sources
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, Finding, ResearchState
 from agentinfer_lg.text import clip
-
-__all__ = ("write",)
 
 _AGENT = "writer"
 _ANSWER_TOKENS = 80

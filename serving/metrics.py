@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ("EngineMetrics", "Series", "SeriesTable", "name_engine")
-
 _log = logging.getLogger(__name__)
 
 _SECONDS = 0.5

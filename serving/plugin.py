@@ -24,10 +24,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.engine_flags import PartFlags
-    from agentinfer_lg.serving.machine import Device
-
-__all__ = ("fill_engine_args", "register")
+    from agentinfer_lg.serving.engine.flags import PartFlags
+    from agentinfer_lg.serving.engine.machine import Device
 
 _log = logging.getLogger(__name__)
 _MARK = "_agentinfer_fills"
@@ -99,7 +97,7 @@ class _Plan:
 def _plan(engine_args: Any) -> _Plan:
     """Decide about the parts; without any if something is wrong."""
     try:
-        from agentinfer_lg.serving.parts import TITLES, tell_parts
+        from agentinfer_lg.serving.parts.choice import TITLES, tell_parts
 
         parts = _parts(engine_args, os.environ)
         ours = _values(parts, _additional(engine_args), device=_device())
@@ -113,8 +111,8 @@ def _plan(engine_args: Any) -> _Plan:
 
 
 def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]:
-    from agentinfer_lg.serving.part_settings import variable_settings
-    from agentinfer_lg.serving.parts import choose_parts
+    from agentinfer_lg.serving.parts.choice import choose_parts
+    from agentinfer_lg.serving.parts.settings import variable_settings
     from agentinfer_lg.serving.sam.config import SamConfig
     from agentinfer_lg.serving.sched.config import SchedConfig
 
@@ -131,7 +129,7 @@ def _parts(engine_args: Any, environ: Mapping[str, str]) -> dict[str, PartFlags]
 
 
 def _values(parts: Mapping[str, PartFlags], theirs: Mapping[str, Any], *, device: Device) -> dict[str, Any]:
-    from agentinfer_lg.serving.engine_flags import merged
+    from agentinfer_lg.serving.engine.flags import merged
 
     ours: dict[str, Any] = {}
     for name, value in (flag for part in parts.values() for flag in part.flags):
@@ -172,7 +170,7 @@ def _device() -> Device:
 
 @functools.cache  # once for each process
 def _say(sentence: str, *, level: int = logging.WARNING) -> None:
-    from agentinfer_lg.serving.engine_log import join_engine_log
+    from agentinfer_lg.serving.parts.log import join_engine_log
 
     join_engine_log()
     _log.log(level, "%s", sentence)

@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["engine_fixture"]
+pytest_plugins = ["support.engine_fixture"]
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("agentinfer", deadline=None)

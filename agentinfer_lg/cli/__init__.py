@@ -1,24 +1,30 @@
 """The command `agentinfer`.
 
-Each command lives in its own module with a `register(app)`; what is heavy (LangGraph, models, engines) is
-imported inside the commands, so that `agentinfer --help` answers at once.
+A command's module is imported when the command is called or listed, and what is heavy (LangGraph, models, engines) only
+inside the command, so that `agentinfer --help` answers at once.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
+from agentinfer_lg.cli.command_table import command_table
 from agentinfer_lg.cli.failures import explain, remember_debug
 
-__all__ = ("app", "main")
-
-_COMMANDS = ("research", "doctor", "runs", "serve", "try_vllm", "demo", "bench", "eval")
+COMMANDS = {
+    "research": "agentinfer_lg.cli.research",
+    "doctor": "agentinfer_lg.cli.doctor",
+    "threads": "agentinfer_lg.cli.runs",
+    "serve": "agentinfer_lg.cli.serve",
+    "try-vllm": "agentinfer_lg.evals.vllm_trial.command",
+    "demo": "agentinfer_lg.cli.demo",
+    "bench": "agentinfer_lg.cli.bench",
+    "eval": "agentinfer_lg.cli.eval",
+}
 
 _EPILOG = (
     "Settings come from AGENTINFER_* variables or a .env file. Exit codes: 0 done, 1 unexpected error, 2 wrong usage "
@@ -32,6 +38,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
+    cls=command_table(COMMANDS),
     pretty_exceptions_enable=False,  # they print local variables, which hold keys
 )
 
@@ -53,22 +60,6 @@ def _options(
     ] = False,
 ) -> None:
     remember_debug(debug)
-
-
-def _register_commands() -> None:
-    """Add the commands that this installation has."""
-    for name in _COMMANDS:
-        module_name = f"agentinfer_lg.cli.{name}"
-        if importlib.util.find_spec(module_name) is None:
-            continue
-        module = importlib.import_module(module_name)
-        if hasattr(module, "register"):
-            module.register(app)
-        else:
-            app.add_typer(module.app, name=name)
-
-
-_register_commands()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

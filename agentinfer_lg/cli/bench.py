@@ -1,95 +1,37 @@
-"""`agentinfer bench`: measurements of single parts on recorded data."""
+"""`agentinfer bench`: measurements of single parts. Each study in `evals/` holds its own command; this table names them."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
-
 import typer
 
-from agentinfer_lg.cli import (
-    bench_ablation,
-    bench_calibration,
-    bench_compress,
-    bench_engine,
-    bench_granularity,
-    bench_load,
-    bench_overhead,
-    bench_retrieval,
-    bench_sam,
-    bench_sched,
-    bench_sched_engine,
-    bench_self_evaluation,
-    bench_verification,
+from agentinfer_lg.cli.command_table import command_table
+
+COMMANDS = {
+    "progress": "agentinfer_lg.evals.agent.progress.command",
+    "retrieval": "agentinfer_lg.evals.sam.retrieval.command",
+    "sam": "agentinfer_lg.evals.sam.replay.command",
+    "engine": "agentinfer_lg.evals.sam.engine.command",
+    "verification": "agentinfer_lg.evals.sam.verification.command",
+    "calibration": "agentinfer_lg.evals.sched.calibration.command",
+    "sched": "agentinfer_lg.evals.sched.replay.command",
+    "sched-engine": "agentinfer_lg.evals.sched.engine.command",
+    "overhead": "agentinfer_lg.evals.sched.overhead.command",
+    "price": "agentinfer_lg.evals.sched.overhead.command",
+    "compress": "agentinfer_lg.evals.compression.long_session.command",
+    "granularity": "agentinfer_lg.evals.compression.granularity.command",
+    "ablation": "agentinfer_lg.evals.agent.ablation.command",
+    "load": "agentinfer_lg.evals.agent.load.command",
+    "self-evaluation": "agentinfer_lg.evals.agent.self_evaluation.command",
+}
+
+app = typer.Typer(
+    name="bench",
+    help="Measure single parts on recorded data.",
+    no_args_is_help=True,
+    cls=command_table(COMMANDS),
 )
-
-__all__ = ("app",)
-
-app = typer.Typer(name="bench", help="Measure single parts on recorded data.", no_args_is_help=True)
-bench_retrieval.register(app)
-bench_sam.register(app)
-bench_engine.register(app)
-bench_verification.register(app)
-bench_calibration.register(app)
-bench_sched.register(app)
-bench_sched_engine.register(app)
-bench_overhead.register(app)
-bench_compress.register(app)
-bench_granularity.register(app)
-bench_ablation.register(app)
-bench_load.register(app)
-bench_self_evaluation.register(app)
 
 
 @app.callback()
 def _group() -> None:
     """Measure single parts on recorded data."""
-
-
-@app.command()
-def progress(
-    data: Annotated[Path, typer.Option(help="Folder of Who&When, with its two subfolders.")],
-    repeat_limit: Annotated[int, typer.Option(min=1, help="How often one action may be made.")] = 2,
-    stall_limit: Annotated[
-        int, typer.Option(min=1, help="Rounds without new evidence that are a stall.")
-    ] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
-    """Score the verifier (no model) against the labelled mistakes of Who&When."""
-    from agentinfer_lg.evals.progress_detector import run
-
-    result = run(data, repeat_limit=repeat_limit, stall_limit=stall_limit)
-    typer.echo("\n".join(_table(result)))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def _table(result: dict[str, Any]) -> list[str]:  # Any: the JSON object of `run`
-    lines = [
-        f"repeat_limit {result['repeat_limit']}, stall_limit {result['stall_limit']}; share of runs flagged, "
-        "in brackets: by a coin that flags as many rounds",
-        "",
-        "| runs | detector | by the label | label to +3 | from the label on | anywhere "
-        "| false alarms per run | flags per good round | flags per later round |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, subset in result.items():
-        if isinstance(subset, dict):
-            tuned = subset["tuned"]
-            lines.append(_row(name, "verifier", subset["given"]))
-            limits = f"{tuned['repeat_limit']}/{tuned['stall_limit']}"
-            lines.append(_row(f"{name}, held-out half", f"verifier, tuned to {limits}", tuned["score"]))
-            if subset["self_report"]:
-                lines.append(_row(name, "the system's own ledger", subset["self_report"]))
-    return lines
-
-
-def _row(name: str, detector: str, score: dict[str, Any]) -> str:
-    hits, chance = score["hits"], score["chance"]
-    windows = ("by_label", "soon_after", "from_label", "anywhere")
-    cells = [f"{hits[window]:.0%} ({chance[window]:.0%})" for window in windows]
-    good = f"{score['early_rate']:.1%} of {score['good_rounds']}"
-    late = f"{score['late_rate']:.1%} of {score['rounds'] - score['good_rounds']}"
-    cells += [f"{score['false_alarms_per_run']:.2f}", good, late]
-    return f"| {name} ({score['runs']}) | {detector} | {' | '.join(cells)} |"

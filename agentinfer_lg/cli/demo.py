@@ -17,9 +17,9 @@ from agentinfer_lg.cli.failures import ExitCode, explain
 from agentinfer_lg.errors import UserInputError
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.launch import Server
+    from agentinfer_lg.serving.engine.launch import Server
 
-__all__ = ("default_question", "example_corpus", "register")
+app = typer.Typer()
 
 
 # Nothing is saved: the engine that a resumed run would need is gone by then. The rest fits so small a model: given
@@ -27,11 +27,7 @@ __all__ = ("default_question", "example_corpus", "register")
 _SMALL_STEPS = ("--no-checkpoint", "--max-turns", "3", "--report", "brief", "--set", "results_per_query=3")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="demo", context_settings={"allow_extra_args": True})(demo)
-
-
+@app.command(name="demo", context_settings={"allow_extra_args": True})
 def demo(
     context: typer.Context,
     question: Annotated[
@@ -47,7 +43,7 @@ def demo(
     The model is a toy by today's measure (135 million parameters): it shows how everything works together.
     Arguments after `--` go to `agentinfer research`.
     """
-    from agentinfer_lg.serving.launch import stop_on_signals
+    from agentinfer_lg.serving.engine.launch import stop_on_signals
 
     try:
         folder, asked = _task(question, docs)
@@ -94,8 +90,9 @@ def _task(question: str, docs: Path | None) -> tuple[Path, str]:
 @contextmanager
 def _engine() -> Iterator[Server]:
     """Run the demo model, telling the user how far its start has come."""
-    from agentinfer_lg.serving.demo_model import DEMO_MODEL, demo_model
-    from agentinfer_lg.serving.launch import ServeOptions, Server
+    from agentinfer_lg.serving.engine.command import ServeOptions
+    from agentinfer_lg.serving.engine.demo_model import DEMO_MODEL, demo_model
+    from agentinfer_lg.serving.engine.launch import Server
 
     folder = demo_model(say=lambda line: typer.echo(line, err=True))
     options = ServeOptions(model=str(folder), served_model_name=DEMO_MODEL, port=0, kv_cache_gib=2)

@@ -14,13 +14,13 @@ import typer
 from agentinfer_lg.cli.failures import remember_debug
 from agentinfer_lg.cli.options import load_settings
 from agentinfer_lg.errors import AgentInferError
-from agentinfer_lg.serving.findings import Finding, Verdict
+from agentinfer_lg.serving.engine.findings import Finding, Verdict
 
 if TYPE_CHECKING:
-    from agentinfer_lg.probe import Capabilities, EndpointProfile
+    from agentinfer_lg.llm.probe import Capabilities, EndpointProfile
     from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
-__all__ = ("diagnose", "register")
+app = typer.Typer()
 
 _MIN_CONTEXT: Final = 2048
 """Tokens below which a few rounds of search results no longer fit."""
@@ -28,11 +28,7 @@ _MIN_CONTEXT: Final = 2048
 _MIN_FREE_BYTES: Final = 100_000_000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="doctor")(doctor)
-
-
+@app.command(name="doctor")
 def doctor(
     docs: Annotated[Path | None, typer.Option("--docs", help="Folder of documents.")] = None,
     small_url: Annotated[str | None, typer.Option("--small-url", help="Base URL of the small model.")] = None,
@@ -118,7 +114,7 @@ async def _check_endpoints(settings: Settings, timeout: float) -> AsyncIterator[
 
 
 async def _check_endpoint(tier: Tier, endpoint: EndpointSettings, timeout: float) -> AsyncIterator[Finding]:
-    from agentinfer_lg.probe import probe_capabilities, probe_endpoint, public_url
+    from agentinfer_lg.llm.probe import probe_capabilities, probe_endpoint, public_url
 
     try:
         profile = await probe_endpoint(endpoint)
@@ -283,6 +279,6 @@ async def _check_home(settings: Settings) -> list[Finding]:
 
 def _check_engine() -> list[Finding]:
     from agentinfer_lg.serving.ascend.installation import npu_findings
-    from agentinfer_lg.serving.engine_findings import engine_findings
+    from agentinfer_lg.serving.engine.installation import engine_findings
 
     return [*engine_findings(), *npu_findings()]

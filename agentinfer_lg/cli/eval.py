@@ -1,56 +1,27 @@
-"""`agentinfer eval`: benchmarks of the whole agent."""
+"""`agentinfer eval`: benchmarks of the whole agent. `evals/agent/benchmark/` holds the commands; this table names them."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from agentinfer_lg.cli.bench_flags import default_data, names, whole_numbers
-from agentinfer_lg.cli.eval_run import RunOptions, check_ready, run_and_report
-from agentinfer_lg.context import CollabPolicy
+from agentinfer_lg.cli.command_table import command_table
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from agentinfer_lg.evals.benchmarks.question import Question
-    from agentinfer_lg.text import Language
-
-__all__ = ("app", "default_data")
+COMMANDS = dict.fromkeys(
+    ("hotpotqa", "closed-world", "browsecomp-zh", "deepdiver", "compare", "profile"),
+    "agentinfer_lg.evals.agent.benchmark.command",
+)
 
 app = typer.Typer(
     name="eval",
     help="Run the agent on questions with known answers.",
     no_args_is_help=True,
     invoke_without_command=True,
+    cls=command_table(COMMANDS),
 )
-
-_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
-_JSON_HELP = "Also write the figures here."
-
-Out = Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")]
-Policy = Annotated[CollabPolicy, typer.Option(help="Which model thinks.")]
-Limit = Annotated[int, typer.Option(min=1, help="Number of questions.")]
-MaybeLimit = Annotated[
-    int | None, typer.Option(min=1, help="Number of questions; default: all.", show_default=False)
-]
-Offset = Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")]
-Parallel = Annotated[int, typer.Option(min=1, help="Questions at once.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help=_JSON_HELP)]
-WithProfile = Annotated[
-    bool, typer.Option("--profile", help="Show where time and tokens went, and draw a chart.")
-]
-WithJudge = Annotated[
-    bool, typer.Option(help="Also ask the judge of AGENTINFER_JUDGE__*, where one is configured.")
-]
-Docs = Annotated[Path | None, typer.Option(help="Folder to research instead of the web.")]
-MinTurns = Annotated[
-    int, typer.Option(min=0, help="Only questions that took at least so many turns in run B.")
-]
-HotpotData = Annotated[
-    Path | None, typer.Option(help="Folder of HotpotQA; default: $AGENTINFER_DATA/hotpotqa.")
-]
 
 
 @app.callback()
@@ -60,202 +31,18 @@ def _group(
         tuple[Path, Path] | None,
         typer.Option("--compare", metavar="A B", help="Folders of two runs: the same as `compare A B`."),
     ] = None,
-    data: HotpotData = None,
-    min_turns: MinTurns = 0,
-    json_file: JsonFile = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of HotpotQA; default: $AGENTINFER_DATA/hotpotqa.")
+    ] = None,
+    min_turns: Annotated[
+        int, typer.Option(min=0, help="Only questions that took at least so many turns in run B.")
+    ] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Run the agent on questions with known answers."""
     if both is not None and context.invoked_subcommand is None:
+        compare = importlib.import_module(COMMANDS["compare"]).compare
         compare(*both, data=data, min_turns=min_turns, json_file=json_file)
     elif both is not None or data or min_turns or json_file:
         msg = "Flags before the name of a command go with --compare A B, and that with no command."
         raise typer.BadParameter(msg)
-
-
-@app.command(context_settings=_PASSED_ON)
-def hotpotqa(
-    context: typer.Context,
-    data: HotpotData = None,
-    out: Out = Path("runs/hotpotqa"),
-    policy: Policy = "agentcollab",
-    limit: Limit = 20,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
-    """HotpotQA over a closed corpus: accuracy, tokens per tier, seconds, escalations.
-
-    Every question is one `agentinfer research` run; further flags are passed on to it. Endpoints come from the
-    environment. Interrupted at any point, the same command goes on where it was.
-    """
-    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions, write_corpus
-
-    folder = data or default_data() / "hotpotqa"
-    questions = load_questions(folder, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options)
-    docs = out.absolute() / "corpus"
-    typer.echo(f"{write_corpus(folder, docs)} paragraphs, {len(questions)} questions", err=True)
-    run_and_report("hotpotqa", questions, options, data=str(folder.absolute()), docs=docs)
-
-
-@app.command(name="closed-world", context_settings=_PASSED_ON)
-def closed_world(
-    context: typer.Context,
-    seed: Annotated[int, typer.Option(min=0, help="Another one gives another world.")] = 1,
-    languages: Annotated[str, typer.Option(help="Of the questions, separated by commas.")] = "en,zh",
-    hops: Annotated[str, typer.Option(help="Documents that a question needs, from 2 to 6.")] = "2,3,4,5,6",
-    out: Out = Path("runs/closed-world"),
-    policy: Policy = "agentcollab",
-    limit: Limit = 20,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
-    """Questions about an invented world, generated with its documents: nothing in it can be known beforehand.
-
-    Every question is one `agentinfer research` run; further flags are passed on to it. The world has as many questions as
-    are asked or left out, so that a continued run needs the same --limit and --offset.
-    """
-    from agentinfer_lg.evals.benchmarks.closed_world import generate_world, write_world
-
-    world = generate_world(
-        seed=seed,
-        questions=offset + limit,
-        languages=cast("list[Language]", names(languages)),  # others are refused there
-        hops=whole_numbers(hops, flag="--hops"),
-    )
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options)
-    docs = out.absolute() / "corpus"
-    typer.echo(f"{write_world(world, docs)} documents, {limit} questions", err=True)
-    made_from = (
-        f"seed {seed}, {offset + limit} questions, {','.join(names(languages))}, hops {','.join(names(hops))}"
-    )
-    run_and_report("closed-world", world.questions[offset:], options, data=made_from, docs=docs)
-
-
-@app.command(name="browsecomp-zh", context_settings=_PASSED_ON)
-def browsecomp_zh(
-    context: typer.Context,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the encrypted files; default: $AGENTINFER_DATA/browsecomp-zh."),
-    ] = None,
-    docs: Docs = None,
-    judge: WithJudge = True,
-    out: Out = Path("runs/browsecomp-zh"),
-    policy: Policy = "agentcollab",
-    limit: MaybeLimit = None,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
-    """BrowseComp-ZH on the web: hard questions in Chinese, marked with the original and the revised answers.
-
-    Every question is one `agentinfer research` run; further flags are passed on to it. The folder of the run holds questions
-    and answers in plain text: keep it out of public places.
-    """
-    from agentinfer_lg.evals.benchmarks.browsecomp_zh import load_answer_sets
-
-    folder = data or default_data() / "browsecomp-zh"
-    sets = load_answer_sets(folder, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options, web=docs is None)
-    answers: dict[str, Sequence[Question]] = {str(name): questions for name, questions in sets.items()}
-    _run_marked("browsecomp-zh", answers, options, data=folder, docs=docs, judge=judge)
-
-
-@app.command(context_settings=_PASSED_ON)
-def deepdiver(
-    context: typer.Context,
-    file: Annotated[Path, typer.Option(help="Questions with answers: .json, .jsonl or .csv (docs/data.md).")],
-    question_field: Annotated[str, typer.Option(help="Name of the field; default: the common ones.")] = "",
-    answer_field: Annotated[str, typer.Option(help="The same of the answer.")] = "",
-    id_field: Annotated[str, typer.Option(help="The same of the id.")] = "",
-    topic_field: Annotated[str, typer.Option(help="The same of the topic.")] = "",
-    docs: Docs = None,
-    judge: WithJudge = True,
-    out: Out = Path("runs/deepdiver"),
-    policy: Policy = "agentcollab",
-    limit: MaybeLimit = None,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
-    """Questions of your own on the web, in the style of DeepDiver's WebPuzzle.
-
-    Every question is one `agentinfer research` run; further flags are passed on to it.
-    """
-    from agentinfer_lg.evals.benchmarks.deepdiver import Fields, load_questions
-
-    given = {"question": question_field, "answer": answer_field, "id": id_field, "topic": topic_field}
-    fields = Fields(**{name: (field,) for name, field in given.items() if field})
-    questions = load_questions(file, fields=fields, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options, web=docs is None)
-    _run_marked("deepdiver", {"given": questions}, options, data=file, docs=docs, judge=judge)
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    b: Annotated[Path, typer.Argument(help="Folder of the run to compare it with.")],
-    data: HotpotData = None,
-    min_turns: MinTurns = 0,
-    json_file: JsonFile = None,
-) -> None:
-    """Two runs on the same questions: paired differences and ratios, with 95% bootstrap intervals.
-
-    The right answers are those that the runs keep; --data is only needed for runs of earlier versions, which keep none.
-    """
-    from agentinfer_lg.cli.eval_report import comparison_table, write_json
-    from agentinfer_lg.evals.benchmarks.hotpotqa import load_questions
-    from agentinfer_lg.evals.compare import common_questions, compare_runs
-    from agentinfer_lg.evals.run_folder import asked, load_results
-
-    left, right = load_results(a), load_results(b)
-    questions = common_questions(a, b) or asked(load_questions(data or default_data() / "hotpotqa"))
-    found = compare_runs(left, right, questions, keep=lambda _, other: other["turns"] >= min_turns)
-    write_json(found.to_json(), json_file)
-    typer.echo("\n".join(comparison_table(found)))
-
-
-@app.command()
-def profile(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
-    json_file: JsonFile = None,
-) -> None:
-    """Where the time and the tokens of a run went: per phase and turn, per model and role, useful or not."""
-    from agentinfer_lg.cli.eval_report import show_profile, write_json
-
-    write_json(show_profile(run), json_file)
-
-
-def _run_marked(
-    name: str,
-    answers: dict[str, Sequence[Question]],
-    options: RunOptions,
-    *,
-    data: Path,
-    docs: Path | None,
-    judge: bool,
-) -> None:
-    questions = next(iter(answers.values()))
-    folder = docs.absolute() if docs else None
-    typer.echo(f"{len(questions)} questions, searching {folder or 'the web'}", err=True)
-    run_and_report(
-        name, questions, options, data=str(data.absolute()), docs=folder, answers=answers, judge=judge
-    )

@@ -20,8 +20,6 @@ from agentinfer_lg.errors import (
     UserInputError,
 )
 
-__all__ = ("ExitCode", "exit_code", "explain", "remember_debug", "sentence")
-
 
 class ExitCode(IntEnum):
     """Exit codes of `agentinfer`; documented in `docs/cli.md`."""

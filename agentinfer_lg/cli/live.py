@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ("AgentRow", "Board", "LineView", "LogLine", "RichView", "SilentView", "View", "make_view", "plain")
-
 _DOING = {
     "plan": "planning",
     "think": "thinking",
@@ -184,7 +182,7 @@ class Board:
 
     def _distill_start(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
         tokens = _count(event, "tokens_before")
-        return [LogLine(row.agent, f"distils {tokens} tokens of results in the background", "dim")]
+        return [LogLine(row.agent, f"distills {tokens} tokens of results in the background", "dim")]
 
     def _distill_end(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
         reason = plain(event.get("text", ""), limit=_LOG_CHARS)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from agentinfer_lg.context import Context
     from agentinfer_lg.settings import Settings
 
-__all__ = ("build_context", "load_settings", "parse_assignments")
-
 
 def load_settings(
     *,

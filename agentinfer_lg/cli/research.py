@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.cli.runner import AskPlan, Outcome, Run
     from agentinfer_lg.settings import Settings
 
-__all__ = ("register",)
+app = typer.Typer()
 
 _KEY_HELP = "Prefer the variable {}: a flag can be seen by other users of this machine."
 _ENDPOINT, _KNOBS, _OUTPUT, _RUNS = "Endpoints and documents", "Knobs", "Output", "Saved runs"
@@ -33,11 +33,7 @@ def _flag(name: str, text: str, panel: str, **more: Any) -> Any:  # Any: typer's
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="research")(research)
-
-
+@app.command(name="research")
 def research(
     question: Annotated[
         str | None, typer.Argument(help="The question; - reads it from stdin.", show_default=False)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from agentinfer_lg.tools import SearchProvider
 
-__all__ = ("AskPlan", "Outcome", "Run", "run")
-
 AskPlan = Callable[[list[str]], "list[str] | bool | None"]
 """Asks the user about a plan: True approves, False cancels, a list replaces it, None leaves it waiting."""
 
@@ -187,7 +185,7 @@ class _Sitting:
         Args:
             strict: Raise when none does; a run that goes on may only have to write down what it found.
         """
-        from agentinfer_lg.probe import probe_endpoint, public_url
+        from agentinfer_lg.llm.probe import probe_endpoint, public_url
 
         self._view.status("contacting the model servers")
         seen: list[EndpointSettings] = []

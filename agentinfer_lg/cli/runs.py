@@ -10,14 +10,10 @@ import typer
 
 from agentinfer_lg.cli.options import load_settings
 
-__all__ = ("register",)
+app = typer.Typer()
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="threads")(threads)
-
-
+@app.command(name="threads")
 def threads(
     json_output: Annotated[bool, typer.Option("--json", help="One JSON list on stdout.")] = False,
 ) -> None:

@@ -14,11 +14,13 @@ from agentinfer_lg.cli.failures import ExitCode, explain
 from agentinfer_lg.errors import EngineError
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.launch import Device, ServeOptions, Server
+    from agentinfer_lg.serving.engine.command import ServeOptions
+    from agentinfer_lg.serving.engine.launch import Server
+    from agentinfer_lg.serving.engine.machine import Device
     from agentinfer_lg.serving.sam.config import SamConfig
     from agentinfer_lg.serving.sched.config import SchedConfig
 
-__all__ = ("register",)
+app = typer.Typer()
 
 _LISTEN, _MEMORY, _ENGINE, _SAM, _SCHED = (
     "Listening",
@@ -33,11 +35,7 @@ def _flag(name: str, text: str, panel: str) -> Any:  # Any: typer's own signatur
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="serve", context_settings={"allow_extra_args": True})(serve)
-
-
+@app.command(name="serve", context_settings={"allow_extra_args": True})
 def serve(
     context: typer.Context,
     model: Annotated[
@@ -123,7 +121,7 @@ def serve(
 
     Arguments after `--` go to vLLM as they are and win over the ones chosen here. Ctrl-C stops the engine.
     """
-    from agentinfer_lg.serving.launch import ServeOptions
+    from agentinfer_lg.serving.engine.command import ServeOptions
 
     try:
         options = ServeOptions(
@@ -168,13 +166,14 @@ def _is_demo(model: str) -> bool:
 def _model_folder(model: str, *, dry_run: bool) -> str:
     if not _is_demo(model) or dry_run:
         return model
-    from agentinfer_lg.serving.demo_model import demo_model
+    from agentinfer_lg.serving.engine.demo_model import demo_model
 
     return str(demo_model(say=lambda line: typer.echo(line, err=True)))
 
 
 def _print_command(options: ServeOptions) -> ExitCode:
-    from agentinfer_lg.serving.launch import build_command, detect_device
+    from agentinfer_lg.serving.engine.command import build_command
+    from agentinfer_lg.serving.engine.machine import detect_device
 
     device = detect_device() if options.device == "auto" else options.device
     _tell_notes(options, device)
@@ -185,7 +184,7 @@ def _print_command(options: ServeOptions) -> ExitCode:
 
 
 def _tell_notes(options: ServeOptions, device: Device) -> None:
-    from agentinfer_lg.serving.command import part_notes
+    from agentinfer_lg.serving.engine.command import part_notes
 
     for note in part_notes(options, device=device):
         typer.echo(note, err=True)
@@ -193,7 +192,7 @@ def _tell_notes(options: ServeOptions, device: Device) -> None:
 
 def _run(options: ServeOptions, *, timeout: float) -> ExitCode:
     """Run the engine in the foreground until it ends or is interrupted."""
-    from agentinfer_lg.serving.launch import Server, stop_on_signals
+    from agentinfer_lg.serving.engine.launch import Server, stop_on_signals
 
     with stop_on_signals():
         server = Server(options, echo=sys.stderr)

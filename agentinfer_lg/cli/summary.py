@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from agentinfer_lg.result import Result
 
-__all__ = ("print_report", "summary_table", "to_json")
-
 _TERMINAL_CONTROLS = re.compile(r"[\x7f-\x9f]")
 
 

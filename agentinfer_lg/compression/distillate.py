@@ -14,12 +14,10 @@ from typing import Any
 from agentinfer_lg.compression.extract import exact_strings, key_sentences
 from agentinfer_lg.compression.fidelity import Reference
 from agentinfer_lg.compression.originals import Original
-from agentinfer_lg.grammar import prose
+from agentinfer_lg.llm.grammar import prose
+from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip, content_terms, sentences, well_formed
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("Distillate", "Fact", "distillate_regex", "extracted", "read_notes", "verified", "with_details")
 
 _MAX_LINE = 300
 _FACT_WORDS = 40

@@ -1,6 +1,6 @@
 """What code alone can take out of a text: the sentences that matter for a question, and the exact strings in it.
 
-The sentences stand in where a model failed to distil; the exact strings tell a model what it could recall.
+The sentences stand in where a model failed to distill; the exact strings tell a model what it could recall.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import re
 from collections.abc import Sequence
 
 from agentinfer_lg.compression.originals import Original
+from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.text import clip, content_terms, idf_scores, sentences
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("exact_strings", "key_sentences")
 
 _MONTH = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December|"

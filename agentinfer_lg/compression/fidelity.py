@@ -13,8 +13,6 @@ from decimal import Decimal
 
 from agentinfer_lg.text import content_terms
 
-__all__ = ("Reference", "exact_terms", "is_faithful")
-
 _URL = re.compile(
     r"(?:https?://|\bwww\.)[^\s<>\"')\]，。；、）】》」]*[^\s<>\"')\]，。；、）】》」.,:;!?]", re.IGNORECASE
 )

@@ -8,8 +8,6 @@ from agentinfer_lg.compression.fidelity import exact_terms
 from agentinfer_lg.compression.originals import Original
 from agentinfer_lg.text import content_terms, idf_scores, sentences
 
-__all__ = ("lacking",)
-
 
 def lacking(
     originals: Sequence[Original], visible: str, questions: Sequence[str]

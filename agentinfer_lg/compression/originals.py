@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.text import clip, content_terms, idf_scores
-from agentinfer_lg.tokens import estimate_tokens
 from agentinfer_lg.tools import best_passages
-
-__all__ = ("Original", "as_body", "join_originals", "recall_text", "recalled", "split_results")
 
 _LINE = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 _MAX_TITLE = 200

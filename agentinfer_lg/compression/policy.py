@@ -1,4 +1,4 @@
-"""When to distil, and when to swap (pure). Algorithm 2 of the paper leaves both to a threshold; here they also have to pay."""
+"""When to distill, and when to swap (pure). Algorithm 2 of the paper leaves both to a threshold; here they also have to pay."""
 
 from __future__ import annotations
 
@@ -11,17 +11,6 @@ from langchain_core.messages import AnyMessage, ToolMessage
 from typing_extensions import TypedDict
 
 from agentinfer_lg.compression.view import Round, message_tokens, split_rounds
-
-__all__ = (
-    "Ticket",
-    "covered",
-    "expected_turns",
-    "fold_until",
-    "pays",
-    "shared_tokens",
-    "ticket_id",
-    "to_distil",
-)
 
 _VERSION = "1"
 """Changes when notes are made differently: what an older version made is then made again."""
@@ -53,7 +42,7 @@ def covered(messages: Sequence[AnyMessage], upto: str) -> int:
     return 0
 
 
-def to_distil(
+def to_distill(
     messages: Sequence[AnyMessage], *, done: int, keep_rounds: int, context_tokens: int
 ) -> list[Round]:
     """Return the rounds whose results are next to be distilled; empty while it is too early.

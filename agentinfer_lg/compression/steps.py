@@ -12,8 +12,6 @@ from agentinfer_lg.compression.view import Round
 from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip
 
-__all__ = ("fold", "originals_in", "queries_made", "searched")
-
 _FOLDED_TOKENS = 200
 
 

@@ -16,9 +16,7 @@ from typing import Final
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from typing_extensions import TypedDict
 
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("STUB", "Round", "Swap", "compressed_view", "latest_tokens", "message_tokens", "split_rounds")
+from agentinfer_lg.llm.tokens import estimate_tokens
 
 STUB: Final = "agentinfer_stub"
 """Key that marks a message as a stub; it does not reach the wire."""

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from langgraph.store.base import BaseStore, Op, Result
 
-__all__ = ("BACKGROUND", "Background", "ThreadStore", "in_thread")
-
 T = TypeVar("T")
 
 

@@ -16,9 +16,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.store.base import BaseStore
 
+from agentinfer_lg.compression.background import Jobs
+from agentinfer_lg.compression.distill import distill
 from agentinfer_lg.compression.distillate import Distillate
-from agentinfer_lg.compression.jobs import Jobs
 from agentinfer_lg.compression.lacking import lacking
+from agentinfer_lg.compression.notes_store import Shelf
 from agentinfer_lg.compression.originals import Original, join_originals, recalled
 from agentinfer_lg.compression.policy import (
     Ticket,
@@ -27,7 +29,7 @@ from agentinfer_lg.compression.policy import (
     pays,
     shared_tokens,
     ticket_id,
-    to_distil,
+    to_distill,
 )
 from agentinfer_lg.compression.view import Round, Swap, compressed_view, message_tokens, split_rounds
 from agentinfer_lg.context import CompressionMode
@@ -37,12 +39,8 @@ from agentinfer_lg.middleware.recall import number_of, result_ids, with_recalled
 from agentinfer_lg.middleware.requests import CallRole, base_url, hinted, limited
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import text_of
-from agentinfer_lg.nodes.distill import distil
-from agentinfer_lg.nodes.shelf import Shelf
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.text import clip, detect_language
-
-__all__ = ("Boundary", "Knobs", "Shared")
 
 _NOTES_SHARE = 0.3
 """Length that notes are expected to have, as a share of the results, before they are written."""
@@ -187,7 +185,7 @@ class Boundary:
         size = self._context_tokens()
         if size <= self._knobs.compress_after_tokens or self._turn < self._memory.get("not_before", 0):
             return None
-        rounds = to_distil(
+        rounds = to_distill(
             self._messages, done=self._done(), keep_rounds=self._knobs.keep_rounds, context_tokens=size
         )
         results = message_tokens([result for round_ in rounds for result in round_.results])
@@ -225,19 +223,19 @@ class Boundary:
         """Return what the store has for a ticket; if that is nothing, see to it that it is being made."""
         found = await self._shelf.get(ticket["id"])
         if not _is_result(found):
-            job = self._shared.jobs.ensure(self._session, ticket["id"], lambda: self._distil(ticket))
+            job = self._shared.jobs.ensure(self._session, ticket["id"], lambda: self._distill(ticket))
             if self._knobs.compression != "barrier":
                 return None
             await asyncio.wait({job})
             found = await self._shelf.get(ticket["id"])
         return found if _is_result(found) else None
 
-    async def _distil(self, ticket: Ticket) -> None:
+    async def _distill(self, ticket: Ticket) -> None:
         model = self._shared.distiller or self._request.model
         profile = await self._shared.servers.profile(model)
         hints = await self._shared.servers.wants_hints(model, self._knobs.hints)
         distiller = Distiller(model, profile, session=self._session, turn=self._turn, hints=hints)
-        distilled = await distil(
+        distilled = await distill(
             distiller,
             self._prompts,
             self._originals(self._rounds(ticket)),

@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
-from agentinfer_lg.compression.jobs import Jobs
+from agentinfer_lg.compression.background import Jobs
 from agentinfer_lg.context import CompressionMode
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.middleware.background import BACKGROUND, ThreadStore, in_thread
@@ -27,8 +27,6 @@ from agentinfer_lg.middleware.recall import recall_tool
 from agentinfer_lg.middleware.requests import as_role, call_role
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import SessionState, new_session
-
-__all__ = ("DistillationMiddleware", "DistillationState")
 
 
 class DistillationState(SessionState):

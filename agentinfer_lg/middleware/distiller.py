@@ -9,13 +9,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 
 from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.llm.calling import Called, call_record
+from agentinfer_lg.llm.chat import ChatTier, Guide
+from agentinfer_lg.llm.probe import EndpointProfile
 from agentinfer_lg.middleware.requests import base_url
-from agentinfer_lg.models import ChatTier, Guide
-from agentinfer_lg.nodes.calling import Called, call_record
-from agentinfer_lg.probe import EndpointProfile
 from agentinfer_lg.settings import EndpointSettings, Tier
-
-__all__ = ("Distiller",)
 
 
 class Distiller:

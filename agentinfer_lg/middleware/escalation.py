@@ -22,13 +22,7 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
-from agentinfer_lg.context import CollabBudget, CollabPolicy
-from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.middleware.background import BACKGROUND
-from agentinfer_lg.middleware.requests import as_role, call_role, extended, hinted, limited, speaks_openai
-from agentinfer_lg.middleware.servers import Hints, Servers
-from agentinfer_lg.middleware.session import SessionState, new_session, text_of
-from agentinfer_lg.nodes.collab import (
+from agentinfer_lg.collab.controller import (
     CollabSettings,
     CollabState,
     Transition,
@@ -36,12 +30,16 @@ from agentinfer_lg.nodes.collab import (
     needs_check,
     start,
 )
-from agentinfer_lg.nodes.verdict import PROGRESS_PROMPT, PROGRESS_REGEX, ParsedVerdict, parse_verdict
-from agentinfer_lg.nodes.verifier import RoundEvidence, VerifierState, normalise_action, observe
+from agentinfer_lg.collab.progress_check import PROGRESS_PROMPT, PROGRESS_REGEX, ParsedVerdict, parse_verdict
+from agentinfer_lg.collab.verifier import RoundEvidence, VerifierState, normalise_action, observe
+from agentinfer_lg.context import CollabBudget, CollabPolicy
+from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.middleware.background import BACKGROUND
+from agentinfer_lg.middleware.requests import as_role, call_role, extended, hinted, limited, speaks_openai
+from agentinfer_lg.middleware.servers import Hints, Servers
+from agentinfer_lg.middleware.session import SessionState, new_session, text_of
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.text import detect_language
-
-__all__ = ("EscalationMiddleware", "EscalationState")
 
 _log = logging.getLogger(__name__)
 _SKIPPED = ParsedVerdict("SKIPPED", "")
@@ -60,7 +58,7 @@ class EscalationMiddleware(AgentMiddleware):
     Before each step but the first, the model that made the last one is asked for a Progress Check on it: the prompt is the
     next step's, with one question after it, so a server's prefix cache serves both. A failed check, or an action or a
     thought made again, gives the next steps to the large model, until it makes progress or its budget is spent
-    (`agentinfer_lg.nodes.collab`). Only steps enter the history; checks do not, and are not streamed.
+    (`agentinfer_lg.collab.controller`). Only steps enter the history; checks do not, and are not streamed.
 
     Args:
         large: The model that steps in: a chat model, or a name for LangChain's `init_chat_model`.

@@ -10,11 +10,9 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolCall, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from agentinfer_lg.compression.originals import recalled
+from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.text import detect_language
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("RECALL", "number_of", "recall_tool", "result_ids", "with_recalled")
 
 RECALL = "recall"
 """Name of the tool."""

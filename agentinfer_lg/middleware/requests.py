@@ -11,11 +11,9 @@ from urllib.parse import urlsplit
 from langchain.agents.middleware.types import ModelRequest
 from langchain_core.language_models import BaseChatModel
 
-from agentinfer_lg.affinity import affinity_headers
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.probe import EndpointProfile
-
-__all__ = ("CallRole", "as_role", "base_url", "call_role", "extended", "hinted", "limited", "speaks_openai")
+from agentinfer_lg.llm.affinity import affinity_headers
+from agentinfer_lg.llm.probe import EndpointProfile
 
 CallRole = Literal["think", "progress", "prewarm"]
 """A step of the agent; the question after its progress; a call whose answer nobody reads."""

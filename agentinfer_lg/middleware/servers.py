@@ -9,11 +9,9 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr, ValidationError
 
 from agentinfer_lg.errors import AgentInferError
+from agentinfer_lg.llm.probe import EndpointProfile, probe_endpoint
 from agentinfer_lg.middleware.requests import base_url
-from agentinfer_lg.probe import EndpointProfile, probe_endpoint
 from agentinfer_lg.settings import EndpointSettings
-
-__all__ = ("Hints", "Servers")
 
 Hints = Literal["auto", "on", "off"]
 """Whether session hints (`agentinfer_lg.hints`) are sent; `auto`: only to vLLM."""

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 from langchain.agents.middleware.types import AgentState, PrivateStateAttr
 
-__all__ = ("SessionState", "new_session", "text_of")
-
 
 class SessionState(AgentState):  # type: ignore[misc,unused-ignore]
     """State of an agent with the session's name."""

@@ -15,8 +15,6 @@ import httpx
 
 from agentinfer_lg.errors import ToolError
 
-__all__ = ("PinnedTransport", "check_public", "check_url", "resolve")
-
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_URL_CHARACTERS = 8192

@@ -21,8 +21,6 @@ from agentinfer_lg.tools.addresses import PinnedTransport, check_url
 from agentinfer_lg.tools.formats import clean_text, decode_text, html_text, markdown_title, one_line, pdf_text
 from agentinfer_lg.tools.search import Document
 
-__all__ = ("Crawler",)
-
 _MAX_REDIRECTS = 5
 _HEADERS = {
     "User-Agent": "Mozilla/5.0 (compatible; agentinfer-lg; research agent, reads single pages)",

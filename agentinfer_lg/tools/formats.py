@@ -16,8 +16,6 @@ from contextlib import contextmanager
 
 from agentinfer_lg.errors import ToolError
 
-__all__ = ("clean_text", "decode_text", "html_text", "markdown_title", "pdf_text")
-
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 )

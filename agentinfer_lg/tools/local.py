@@ -26,8 +26,6 @@ from agentinfer_lg.tools.formats import clean_text, decode_text, html_text, mark
 from agentinfer_lg.tools.passages import passage_spans
 from agentinfer_lg.tools.search import Document, SearchHit
 
-__all__ = ("LocalFolder",)
-
 T = TypeVar("T")
 
 _MARKDOWN, _HTML = (".md", ".markdown"), (".html", ".htm", ".xhtml")

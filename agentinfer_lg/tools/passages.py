@@ -6,10 +6,8 @@ import math
 import re
 from collections import Counter
 
+from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.text import clip, content_terms, sentence_spans, terms
-from agentinfer_lg.tokens import estimate_tokens
-
-__all__ = ("best_passages", "passage_spans", "split_passages")
 
 _PARAGRAPH_END = re.compile(r"\n[ \t]*+\n\s*+")
 _K1, _B = 1.2, 0.75  # the usual constants of BM25

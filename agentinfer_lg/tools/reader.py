@@ -10,8 +10,6 @@ from agentinfer_lg.tools.crawl import Crawler
 from agentinfer_lg.tools.formats import one_line
 from agentinfer_lg.tools.search import Document, SearchProvider
 
-__all__ = ("Reader",)
-
 _MAX_CACHED_CHARACTERS = 32_000_000
 
 

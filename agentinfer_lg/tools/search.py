@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ("Document", "SearchHit", "SearchProvider")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHit:

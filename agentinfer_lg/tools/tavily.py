@@ -12,8 +12,6 @@ from agentinfer_lg.errors import ToolError
 from agentinfer_lg.tools.formats import clean_text, one_line
 from agentinfer_lg.tools.search import Document, SearchHit
 
-__all__ = ("TavilySearch",)
-
 _CONCURRENCY = 4
 _MAX_QUERY_CHARACTERS = 400
 """A longer query is refused by the service."""

@@ -9,8 +9,6 @@ from typing import Literal
 from agentinfer_lg.serving.compat.sources import Definition, SourceTree
 from agentinfer_lg.serving.compat.surface import SURFACE, Symbol
 
-__all__ = ("Change", "changes_between")
-
 Verdict = Literal["breaks", "signature", "code"]
 """It does not fit any more; it takes other parameters, and fits; only what it does has changed."""
 

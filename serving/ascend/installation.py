@@ -9,9 +9,7 @@ from pathlib import Path
 from agentinfer_lg.serving.ascend.devices import VISIBLE, npus, visible_npus
 from agentinfer_lg.serving.ascend.releases import RELEASES, Release, known_release
 from agentinfer_lg.serving.compat.releases import PROJECTS
-from agentinfer_lg.serving.findings import Finding, Site
-
-__all__ = ("npu_findings",)
+from agentinfer_lg.serving.engine.findings import Finding, Site
 
 _DRIVER = "usr/local/Ascend/driver/version.info"
 _SET_ENV = ("usr/local/Ascend/ascend-toolkit/set_env.sh", "usr/local/Ascend/cann/set_env.sh")

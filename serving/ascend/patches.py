@@ -10,8 +10,6 @@ import sys
 
 from agentinfer_lg.serving.ascend.spec_decode_method import patch_spec_decode_method
 
-__all__ = ("patch_runner", "patch_worker")
-
 
 def patch_worker() -> None:
     """Apply all patches if Ascend's worker is loaded: what does not fit is known before the worker is made.

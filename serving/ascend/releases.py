@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("RELEASES", "Release", "known_release")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
@@ -55,7 +53,7 @@ RELEASES = (
         cann="9.2.0",
     ),
 )
-"""Those that `tests/serving/test_ascend_contract.py` has driven, oldest first; versions as each release itself says."""
+"""Those that `tests/serving/ascend/test_contract.py` has driven, oldest first; versions as each release itself says."""
 
 
 def known_release(vllm_ascend: str) -> Release | None:

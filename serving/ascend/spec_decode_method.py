@@ -21,9 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentinfer_lg.serving.ascend.symbols import known_symbol
-from agentinfer_lg.serving.sam.binding import BoundProposer, noted_proposer
-
-__all__ = ("patch_spec_decode_method",)
+from agentinfer_lg.serving.sam.vllm.binding import BoundProposer, noted_proposer
 
 _MODULE = "vllm_ascend.worker.model_runner_v1"
 _NAME = "get_spec_decode_method"

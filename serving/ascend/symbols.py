@@ -10,8 +10,6 @@ from typing import Any
 from agentinfer_lg.errors import EngineError
 from agentinfer_lg.serving.ascend.releases import RELEASES
 
-__all__ = ("KNOWN_VERSIONS", "known_symbol")
-
 KNOWN_VERSIONS = tuple(release.vllm_ascend for release in RELEASES)
 """Releases of vllm-ascend in which what is replaced was looked at, and tried."""
 

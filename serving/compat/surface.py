@@ -8,8 +8,6 @@ from typing import Literal
 
 from agentinfer_lg.serving.compat.sources import Definition, SourceTree
 
-__all__ = ("SURFACE", "Part", "Symbol", "misfits")
-
 Part = Literal["plugin", "sched", "sam"]
 """What leans on a symbol: the entry point, AgentSched, or AgentSAM."""
 

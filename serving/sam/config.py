@@ -1,4 +1,4 @@
-"""Settings of AgentSAM inside the engine; `agentinfer_lg.serving.part_settings` says how they get there."""
+"""Settings of AgentSAM inside the engine; `agentinfer_lg.serving.parts.settings` says how they get there."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.serving.config_values import Scalar, changed_values, parse_values
-
-__all__ = ("MAX_DRAFT_LIMIT", "MAX_SIMILAR", "Mode", "SamConfig")
+from agentinfer_lg.serving.parts.values import Scalar, changed_values, parse_values
 
 Mode = Literal["calibrated", "paper"]
 """How drafts are chosen: by learned acceptance, or by the fixed rule of the paper."""

@@ -7,8 +7,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ("IntArray", "Source")
-
 IntArray = npt.NDArray[np.int32]
 """Token ids: one dimension, C-contiguous."""
 

@@ -1,4 +1,4 @@
-"""Settings of AgentSched inside the engine; `agentinfer_lg.serving.part_settings` says how they get there."""
+"""Settings of AgentSched inside the engine; `agentinfer_lg.serving.parts.settings` says how they get there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.serving.config_values import Scalar, changed_values, parse_values
-
-__all__ = ("Order", "Retention", "SchedConfig", "Tuning")
+from agentinfer_lg.serving.parts.values import Scalar, changed_values, parse_values
 
 Order = Literal["score", "fcfs"]
 """Which waiting request comes first: the one with the best score, or the one that came first."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import FakeOpenAI, PageServer, Recorded, Reply
 from langgraph.checkpoint.sqlite import SqliteSaver
-from long_session import (
+from support.fake_openai import FakeOpenAI, PageServer, Recorded, Reply
+from support.long_session import (
     NOTES,
     QUESTION,
     LongSession,
@@ -28,7 +28,7 @@ from long_session import (
     superseding,
     thinks,
 )
-from run_cli import COMPLETE, CommandLine, Outcome, command_line, flags
+from support.run_cli import COMPLETE, CommandLine, Outcome, command_line, flags
 
 THREAD = "lamps"
 PAGES = 50
@@ -61,7 +61,7 @@ class Session:
         self.brain = LongSession(
             turns=0 if self.background else 9,
             after_notes=1 if self.background else None,
-            distil=self._distil,
+            distill=self._distill,
             on_think=self._think,
             others={"prewarm": self._prewarm},
         )
@@ -75,7 +75,7 @@ class Session:
             reply = Reply(text=reply.text, tool_calls=crawl, hold=reply.hold)
         return reply
 
-    def _distil(self, request: dict[str, Any]) -> Reply:
+    def _distill(self, request: dict[str, Any]) -> Reply:
         reply = honest(request)
         hold = "gate" if self.point == "distilling" else ""
         return Reply(text=reply.text, truncate=False, hold=hold)

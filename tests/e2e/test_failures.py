@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import Brain, FakeOpenAI, Faults, PageServer, Reply, render_prompt
-from run_cli import COMPLETE, ENDPOINT_FAILED, PARTIAL, USAGE, CommandLine, command_line, flags
+from support.fake_openai import Brain, FakeOpenAI, Faults, PageServer, Reply, render_prompt
+from support.run_cli import COMPLETE, ENDPOINT_FAILED, PARTIAL, USAGE, CommandLine, command_line, flags
 
 QUESTION = "When was Heron Point Light lit?"
 FACT = "Heron Point Light was lit in 1871 by the keeper Ada Winter."

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 from langchain_core.messages import HumanMessage
-from replica_set import Replica, ReplicaSet, replica_set
-from run_cli import COMPLETE, CommandLine
-from waiting import wait_until
+from support.replica_set import Replica, ReplicaSet, replica_set
+from support.run_cli import COMPLETE, CommandLine
+from support.waiting import wait_until
 
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.models import ChatTier
+from agentinfer_lg.llm.chat import ChatTier
 from agentinfer_lg.settings import EndpointSettings
 
 QUESTION = "When was Heron Point Light lit?"

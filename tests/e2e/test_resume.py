@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import Brain, FakeOpenAI, PageServer, Reply, render_prompt
-from run_cli import COMPLETE, INTERRUPTED, PARTIAL, USAGE, CommandLine, command_line
+from support.fake_openai import Brain, FakeOpenAI, PageServer, Reply, render_prompt
+from support.run_cli import COMPLETE, INTERRUPTED, PARTIAL, USAGE, CommandLine, command_line
 
 HERON = "When was Heron Point Light lit?"
 CURLEW = "When was Curlew Rock Light lit?"

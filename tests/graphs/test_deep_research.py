@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_openai import Brain, FakeOpenAI, Faults, Recorded, Reply, constraint, render_prompt
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
+from support.fake_openai import Brain, FakeOpenAI, Faults, Recorded, Reply, constraint, render_prompt
 
 from agentinfer_lg import (
     ConfigurationError,
@@ -26,7 +26,7 @@ from agentinfer_lg import (
     UserInputError,
     create_deep_research_graph,
 )
-from agentinfer_lg.citations import source_key
+from agentinfer_lg.report.citations import source_key
 from agentinfer_lg.resources import Resources
 
 QUESTION = "When was Heron Point Light lit?"

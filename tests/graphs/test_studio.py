@@ -23,9 +23,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_openai import Brain, FakeOpenAI, Reply, render_prompt
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
+from support.fake_openai import Brain, FakeOpenAI, Reply, render_prompt
 
 from agentinfer_lg import Context
 

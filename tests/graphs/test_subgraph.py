@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fake_openai import FakeOpenAI
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -23,6 +22,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import Command
+from support.fake_openai import FakeOpenAI
 from typing_extensions import TypedDict
 
 from agentinfer_lg import Context, EndpointSettings, Settings, UserInputError, create_deep_research_graph

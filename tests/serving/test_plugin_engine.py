@@ -10,10 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from engine_fixture import START_TIMEOUT
+from support.engine_fixture import START_TIMEOUT
 
-from agentinfer_lg.serving import launch
-from agentinfer_lg.serving.launch import Device, ServeOptions, Server, build_command
+from agentinfer_lg.serving.engine import launch
+from agentinfer_lg.serving.engine.command import ServeOptions, build_command
+from agentinfer_lg.serving.engine.launch import Server
+from agentinfer_lg.serving.engine.machine import Device
 
 PROMPT = "one two three four five six seven, one two three four five six seven, one two three"
 

@@ -24,7 +24,7 @@ import sys
 class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "agentinfer_lg.serving.parts":
+        if name == "agentinfer_lg.serving.parts.choice":
             raise ImportError("half of an installation")
 
 sys.meta_path.insert(0, Finder)

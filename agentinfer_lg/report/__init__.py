@@ -1,0 +1,1 @@
+"""The report: which documents support it, and how it cites them."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench ablation`: every part on and off on a real engine, end to end."""

@@ -1,0 +1,1 @@
+"""`agentinfer eval`: benchmarks of the whole agent."""

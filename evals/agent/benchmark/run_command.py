@@ -1,0 +1,211 @@
+"""Running a benchmark from the command line, and saying what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from agentinfer_lg.cli.failures import ExitCode
+from agentinfer_lg.context import CollabPolicy
+from agentinfer_lg.errors import ConfigurationError, UserInputError
+
+if TYPE_CHECKING:
+    from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, Scored
+    from agentinfer_lg.evals.datasets.question import Question
+    from agentinfer_lg.evals.grading.grades import Marks
+    from agentinfer_lg.evals.grading.judge import Judge
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What all benchmarks can be told."""
+
+    out: Path
+    policy: CollabPolicy
+    parallel: int
+    json_file: Path | None
+    profile: bool
+    flags: Sequence[str]
+    """Further ones, for `agentinfer research`."""
+
+
+def check_ready(options: RunOptions, *, web: bool = False) -> None:
+    """Make sure that a run can begin, before its first question fails, and its last.
+
+    Args:
+        options: Of the run.
+        web: Whether it searches the web.
+
+    Raises:
+        ConfigurationError: No endpoint is configured, or the web cannot be searched.
+    """
+    from agentinfer_lg.cli.options import load_settings
+
+    settings = load_settings()
+    if not any(flag.partition("=")[0] in ("--small-url", "--large-url") for flag in options.flags):
+        settings.endpoint("small")
+    if not web:
+        return
+    if settings.docs is not None:
+        msg = (
+            f"AGENTINFER_DOCS is set ({settings.docs}), so that the web would not be searched. "
+            "Unset it, or pass --docs FOLDER to research a folder."
+        )
+        raise ConfigurationError(msg)
+    if not settings.tavily_api_key.get_secret_value().strip():
+        msg = "There is nothing to search. Set TAVILY_API_KEY to search the web, or pass --docs FOLDER."
+        raise ConfigurationError(msg)
+
+
+def run_and_report(
+    name: str,
+    questions: Sequence[Question],
+    options: RunOptions,
+    *,
+    data: str,
+    docs: Path | None,
+    answers: Mapping[str, Sequence[Question]] | None = None,
+    judge: bool = False,
+) -> None:
+    """Run what is missing, write `summary.json`, print tables.
+
+    Args:
+        name: Of the benchmark.
+        questions: What is asked.
+        options: Of the run.
+        data: Identifies the questions.
+        docs: Folder to search; None: the web.
+        answers: The questions with each set of right answers, where the run is to be marked; what people see of such a run on
+            the terminal then has no answers in it.
+        judge: Whether the configured judge marks too.
+
+    Raises:
+        UserInputError: There are no questions.
+        ConfigurationError: The folder holds another run.
+        typer.Exit: Questions failed (4), or it was interrupted (130).
+    """
+    from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, summarise
+    from agentinfer_lg.evals.agent.benchmark.tables import (
+        marks_table,
+        show_profile,
+        summary_table,
+        write_json,
+    )
+
+    if not questions:
+        msg = "There are no questions left. Choose a smaller --offset."
+        raise UserInputError(msg)
+    run = BenchmarkRun(
+        name=name,
+        folder=options.out.absolute(),
+        questions=questions,
+        data=data,
+        docs=docs,
+        flags=["--policy", options.policy, *options.flags],
+        parallel=options.parallel,
+    )
+    chosen = _choose_judge() if answers and judge else None
+    scored, marks = _until_signal(_run_and_mark(run, answers or {}, chosen))
+    summary: dict[str, Any] = {"policy": options.policy, **summarise(scored)}
+    if marks:
+        summary["marks"] = [{"answers": each.answers, "judge": each.judge, **each.figures} for each in marks]
+    write_json(summary, run.folder / "summary.json")
+    typer.echo("\n".join(summary_table(summary)))
+    if marks:
+        typer.echo("\n" + "\n".join(marks_table(marks)))
+    if options.profile and scored:
+        typer.echo("")
+        summary["profile"] = show_profile(run.folder)
+    write_json(summary, options.json_file)
+    _exit_if_incomplete(len(questions) - len(scored), sum(each.unjudged for each in marks))
+
+
+async def _run_and_mark(
+    run: BenchmarkRun, answers: Mapping[str, Sequence[Question]], judge: Judge | None
+) -> tuple[list[Scored], list[Marks]]:
+    from agentinfer_lg.evals.agent.benchmark.run import run_benchmark
+    from agentinfer_lg.evals.grading.grades import mark_run
+
+    scored = await run_benchmark(run, on_done=_report_secret if answers else _report)
+    marks = await mark_run(
+        run.folder,
+        answers,
+        judge,
+        parallel=run.parallel,
+        on_failure=lambda reason: typer.echo(f"unjudged {reason}", err=True),
+    )
+    return scored, marks
+
+
+def _choose_judge() -> Judge | None:
+    """Return the configured judge, if there is one, and say who marks."""
+    from agentinfer_lg.cli.options import load_settings
+    from agentinfer_lg.evals.grading.judge import ExactJudge, choose_judge
+
+    judge, sentence = choose_judge(load_settings())
+    typer.echo(sentence, err=True)
+    return None if isinstance(judge, ExactJudge) else judge
+
+
+def _until_signal(work: Coroutine[Any, Any, T]) -> T:  # Any: nobody sends or receives anything
+    """Run `work`; Ctrl-C, SIGTERM and SIGHUP cancel it, a second one ends the process at once."""
+
+    async def cancelled_by_signals() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+        def stop() -> None:
+            task.cancel()
+            for number in numbers:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL)
+
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
+            for number in numbers:
+                loop.add_signal_handler(number, stop)
+        return await task
+
+    try:
+        return asyncio.run(cancelled_by_signals())
+    except asyncio.CancelledError:
+        typer.echo("Interrupted. The same command goes on where it was.", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _exit_if_incomplete(failed: int, unjudged: int) -> None:
+    if failed:
+        typer.echo(f"{failed} questions failed; the same command tries them again.", err=True)
+    if unjudged:
+        typer.echo(f"{unjudged} answers were not judged; the same command tries them again.", err=True)
+    if failed or unjudged:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _report(scored: Scored | None, failure: str) -> None:
+    if scored is None:
+        typer.echo(f"failed   {failure}", err=True)
+        return
+    answer = " ".join(scored.result["answer"].split())[:60]
+    typer.echo(f"{_mark(scored)}  {scored.question.answer[:40]} <- {answer}", err=True)
+
+
+def _report_secret(scored: Scored | None, failure: str) -> None:
+    """Report a question whose text and answers stay out of logs."""
+    if scored is None:
+        _report(None, failure)
+    else:
+        typer.echo(f"{_mark(scored)}  {scored.question.id}", err=True)
+
+
+def _mark(scored: Scored) -> str:
+    mark = "right" if scored.correct else f"F1 {scored.f1:.2f}"
+    return f"{mark:<8} {scored.result['seconds']['total']:5.0f} s"

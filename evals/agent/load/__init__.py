@@ -1,0 +1,1 @@
+"""`agentinfer bench load`: many questions at the same time."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench progress`: the verifier against labelled failures."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench self-evaluation`: what wrong Progress Checks cost."""

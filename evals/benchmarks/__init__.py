@@ -1,1 +1,0 @@
-"""Benchmarks: questions with known answers, and the documents they are asked about."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench granularity`: whether exact details survive distillation."""

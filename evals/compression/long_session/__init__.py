@@ -1,0 +1,1 @@
+"""`agentinfer bench compress`: a long session with context compression and without."""

@@ -1,0 +1,1 @@
+"""Questions with known answers, recorded sessions, and invented worlds."""

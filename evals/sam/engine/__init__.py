@@ -1,0 +1,1 @@
+"""`agentinfer bench engine`: variants of speculation on one real engine."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench sam`: recorded sessions replayed against drafters, without a model."""

@@ -1,0 +1,187 @@
+"""`agentinfer bench sam`: drafts from session memory against other drafters, on recorded sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.common.flags import aligned
+
+if TYPE_CHECKING:
+    from agentinfer_lg.evals.sam.replay.run import Comparison
+
+app = typer.Typer()
+
+
+@app.command()
+def sam(
+    sets: Annotated[
+        str, typer.Option(help="Sets to replay, separated by commas; or folders of chats as JSON.")
+    ] = "tau-airline,tau-retail,webdancer,who-and-when",
+    drafters: Annotated[str, typer.Option(help="Drafters, separated by commas; default: all.")] = "",
+    k: Annotated[
+        str, typer.Option("--k", help="Most drafted tokens per step; several, separated by commas.")
+    ] = "3,8,16,32",
+    half: Annotated[
+        Literal["report", "tune", "all"],
+        typer.Option(help="Sessions to count; parameters were chosen on `tune`."),
+    ] = "report",
+    history: Annotated[
+        Literal["own", "foreign", "both"],
+        typer.Option(help="Finished sessions that may be known: of this set, of the other sets, or both."),
+    ] = "own",
+    marginal_cost: Annotated[
+        float,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="What verifying one more token costs, as a share of a step, as told to AgentSAM.",
+        ),
+    ] = 0.03,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="A tokenizer.json or a model folder; default: the demo model's.")
+    ] = None,
+    limit_sessions: Annotated[
+        int | None, typer.Option(min=1, help="The first so many sessions of each set only.")
+    ] = None,
+    batches: Annotated[
+        str,
+        typer.Option(
+            help="Also measure the time of a step for whole batches of so many sessions; separated by commas."
+        ),
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
+) -> None:
+    """Replay recorded sessions: tokens per forward pass, hit rate, costs; no model is run.
+
+    What a model wrote is taken as the truth, and a draft counts as far as it agrees (greedy verification).
+    """
+    try:
+        from agentinfer_lg.evals.sam.replay.run import (
+            DEFAULT_DRAFTERS,
+            Comparison,
+            compare,
+            measure_batches,
+            versions,
+        )
+    except ImportError as error:
+        msg = f"The replay needs {error.name}: pip install 'agentinfer-lg[evals]'."
+        raise UserInputError(msg) from error
+    comparison = Comparison(
+        sets=_names(sets),
+        drafters=_names(drafters) or DEFAULT_DRAFTERS,
+        k=_numbers("--k", k),
+        half=half,
+        history=history,
+        marginal_cost=marginal_cost,
+        tokenizer=tokenizer,
+        data=data,
+        limit_sessions=limit_sessions,
+    )
+    sizes = _numbers("--batches", batches)
+    for sentence in comparison.missing:
+        typer.echo(sentence, err=True)
+    with _progress() as (on_plan, on_session):
+        rows = list(compare(comparison, on_plan=on_plan, on_session=on_session))
+        batch_rows = list(measure_batches(comparison, sizes, on_session=on_session))
+    typer.echo("\n".join([*_table(rows, comparison), *_batch_table(batch_rows)]))
+    if json_file is not None:
+        result = {
+            "rows": rows,
+            "batches": batch_rows,
+            "settings": comparison.settings,
+            "versions": versions(),
+        }
+        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in _names(text))
+    except ValueError as error:
+        msg = f"{flag} takes whole numbers separated by commas, not {text!r}."
+        raise UserInputError(msg) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:  # Any: the two callbacks of `compare`
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+        yield (
+            lambda sessions: progress.update(task, total=sessions),
+            lambda run: progress.update(task, advance=1, description=run),
+        )
+
+
+_COLUMNS = (
+    ("tokens per pass", "{tokens_per_pass:.2f}"),
+    ("hit rate", "{hit_rate:.1%}"),
+    ("drafted per pass", "{drafted_per_pass:.1f}"),
+    ("speed-up at c=.01", "{speedup_at_0_01:.2f}"),
+    (".03", "{speedup_at_0_03:.2f}"),
+    (".1", "{speedup_at_0_1:.2f}"),
+    (".3", "{speedup_at_0_3:.2f}"),
+    ("step us p50", "{propose_us_p50:.1f}"),
+    ("p99", "{propose_us_p99:.1f}"),
+    ("next turn us p50", "{next_turn_us_p50:.0f}"),
+    ("build us/token", "{build_us_per_token:.2f}"),
+    ("bytes/token", "{bytes_per_token:.0f}"),
+)
+
+
+def _table(rows: Sequence[dict[str, Any]], comparison: Comparison) -> list[str]:
+    """One Markdown table per set."""
+    lines = [
+        f"half {comparison.half}, history {comparison.history}; speed-up = tokens per pass / (1 + c * drafted per pass); "
+        "against arctic: ratio of the speed-ups at c=.03 with its 95% interval"
+    ]
+    references = [key for key in ("vs_arctic", "vs_arctic_tuned") if any(key in row for row in rows)]
+    for name in comparison.sets:
+        own = [row for row in rows if row["set"] == name]
+        if own:
+            lines += ["", f"{name}: {own[0]['sessions']} sessions, {own[0]['emitted']} tokens", ""]
+            head = ("drafter", "K", *(title for title, _ in _COLUMNS), *references)
+            lines += aligned([head, *(_cells(row, references) for row in own)])
+    return lines
+
+
+def _batch_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ("set", "drafter", "K", "batch", "us per step of the batch, p50", "p99", "mean")
+    forms = (
+        "{set}",
+        "{drafter}",
+        "{k}",
+        "{batch}",
+        "{step_us_p50:.1f}",
+        "{step_us_p99:.1f}",
+        "{step_us_mean:.1f}",
+    )
+    cells = [tuple(form.format_map(row) for form in forms) for row in rows]
+    return ["", "The same steps for every drafter, in a batch", "", *aligned([head, *cells])]
+
+
+def _cells(row: dict[str, Any], references: Sequence[str]) -> tuple[str, ...]:
+    against = [
+        f"{row[key]:.3f} ({row[f'{key}_low']:.3f}-{row[f'{key}_high']:.3f})" if key in row else "-"
+        for key in references
+    ]
+    return (row["drafter"], str(row["k"]), *(form.format_map(row) for _, form in _COLUMNS), *against)

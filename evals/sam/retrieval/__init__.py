@@ -1,0 +1,1 @@
+"""`agentinfer bench retrieval`: what finding similar sessions costs."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench verification`: what verifying a drafted token costs."""

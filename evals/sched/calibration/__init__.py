@@ -1,0 +1,1 @@
+"""`agentinfer bench calibration`: the cost of engine steps on this machine, measured."""

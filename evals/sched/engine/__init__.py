@@ -1,0 +1,1 @@
+"""`agentinfer bench sched-engine`: AgentSched and FCFS on a real engine."""

@@ -1,0 +1,1 @@
+"""`agentinfer bench sched`: workloads replayed against vLLM's scheduler and cache, without a model."""

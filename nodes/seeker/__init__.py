@@ -1,0 +1,1 @@
+"""What several nodes of the Information Seeker share."""

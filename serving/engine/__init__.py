@@ -1,0 +1,1 @@
+"""The engine: its command line, installation, start and end, and the small demo model."""

@@ -1,0 +1,1 @@
+"""What AgentSAM drafts: sources, acceptance, cost, and one step for a whole batch; knows nothing of vLLM."""

@@ -1,0 +1,1 @@
+"""AgentSAM inside vLLM: the proposer, the worker extension, the flags and the figures."""

@@ -1,0 +1,1 @@
+"""The policy of AgentSched: price, score, retention, admission, sessions; plain Python."""

@@ -1,0 +1,56 @@
+"""The shelf: a store that fails costs a distillate, never a run."""
+
+from typing import Any
+
+from langgraph.store.memory import InMemoryStore
+
+from agentinfer_lg.compression.notes_store import Shelf
+
+_SPACE = ("agentinfer", "notes", "session")
+
+
+class _Broken(InMemoryStore):
+    async def aget(self, *_: Any, **__: Any) -> Any:
+        raise ConnectionError("the store is gone")
+
+    async def aput(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("the store is gone")
+
+
+class _Forgetful(InMemoryStore):
+    async def aput(self, *_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+
+async def test_the_store_keeps_it() -> None:
+    store, spare = InMemoryStore(), InMemoryStore()
+    shelf = Shelf(store, spare, _SPACE)
+    assert await shelf.get("a") is None
+    await shelf.put("a", {"notes": 1})
+    assert await shelf.get("a") == {"notes": 1}
+    assert await spare.aget(_SPACE, "a") is None
+    assert await Shelf(store, InMemoryStore(), _SPACE).get("a") == {"notes": 1}, "another process finds it"
+    assert await Shelf(store, spare, ("agentinfer", "notes", "other")).get("a") is None
+    assert shelf.problem == ""
+
+
+async def test_without_a_store_the_spare_does() -> None:
+    spare = InMemoryStore()
+    await Shelf(None, spare, _SPACE).put("a", {"notes": 1})
+    assert await Shelf(None, spare, _SPACE).get("a") == {"notes": 1}
+
+
+async def test_a_failing_store() -> None:
+    for store in (_Broken(), _Forgetful()):
+        shelf = Shelf(store, InMemoryStore(), _SPACE)
+        assert await shelf.get("a") is None
+        await shelf.put("a", {"notes": 1})
+        assert await shelf.get("a") == {"notes": 1}
+        assert shelf.problem
+
+
+async def test_both_stores_fail() -> None:
+    shelf = Shelf(_Broken(), _Broken(), _SPACE)
+    await shelf.put("a", {"notes": 1})
+    assert await shelf.get("a") is None
+    assert "the store is gone" in shelf.problem

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from support.fake_openai import FakeOpenAI
+from support.forked_cli import start_forked
 
 __all__ = (
     "COMPLETE",
@@ -96,18 +98,10 @@ class CommandLine:
         }
         return kept | own | dict(self.environment)
 
-    def start(self, *arguments: str, file_kilobytes: int | None = None) -> subprocess.Popen[str]:
-        """Start `agentinfer` and return the process, alone in its process group.
-
-        Args:
-            arguments: Its arguments.
-            file_kilobytes: The size at which no file can grow any more, which is how a full disk is had anywhere.
-        """
-        command = [sys.executable, "-m", "agentinfer_lg.cli", *arguments]
-        if file_kilobytes is not None:
-            command = ["bash", "-c", f'ulimit -f {file_kilobytes} && exec "$@"', "bash", *command]
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `agentinfer` and return the process, alone in its process group."""
         return subprocess.Popen(
-            command,
+            [sys.executable, "-m", "agentinfer_lg.cli", *arguments],
             cwd=self.folder,
             env=self.environ(),
             stdin=subprocess.DEVNULL,
@@ -118,16 +112,35 @@ class CommandLine:
         )
 
     def run(self, *arguments: str, timeout: float = 120.0, file_kilobytes: int | None = None) -> Outcome:
-        """Run `agentinfer` to its end."""
-        process = self.start(*arguments, file_kilobytes=file_kilobytes)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            stdout, stderr = process.communicate()
-            msg = f"agentinfer {' '.join(arguments)[:200]} still ran after {timeout:g} s:\n{stdout}\n{stderr}"
-            raise AssertionError(msg) from None
-        return Outcome(process.returncode, stdout, stderr)
+        """Run `agentinfer` to its end.
+
+        Args:
+            arguments: Its arguments.
+            timeout: Most seconds that it may take.
+            file_kilobytes: The size at which no file can grow any more, which is how a full disk is had anywhere.
+        """
+        with tempfile.TemporaryDirectory() as outside:  # no file of the run, and none that it could fill
+            stdout, stderr = Path(outside) / "stdout", Path(outside) / "stderr"
+            process = start_forked(
+                arguments,
+                folder=self.folder,
+                environment=self.environ(),
+                stdout=stdout,
+                stderr=stderr,
+                file_kilobytes=file_kilobytes,
+            )
+            process.join(timeout)
+            code = process.exitcode
+            if code is None:
+                process.kill()
+                process.join()
+            said = [path.read_text(encoding="utf-8") if path.exists() else "" for path in (stdout, stderr)]
+        if code is None:
+            msg = (
+                f"agentinfer {' '.join(arguments)[:200]} still ran after {timeout:g} s:\n{said[0]}\n{said[1]}"
+            )
+            raise AssertionError(msg)
+        return Outcome(code, *said)
 
     def research(self, question: str, *flags: str, timeout: float = 120.0) -> Outcome:
         """Run `agentinfer research --json`."""

@@ -1,7 +1,8 @@
 """Start, watch and stop a local vLLM server.
 
 `Server` runs the command of `agentinfer_lg.serving.engine.command` in a process group of its own, waits until it
-answers, explains why it died if it did, and leaves no process behind. Neither vLLM nor torch is imported.
+answers, explains why it died if it did, and leaves no process behind, even if this process is killed. Neither vLLM nor
+torch is imported.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import IO, Self
 from agentinfer_lg.errors import EngineError
 from agentinfer_lg.serving.engine.command import ServeOptions, build_command, read_extra_args
 from agentinfer_lg.serving.engine.diagnosis import explain_exit, startup_stage
+from agentinfer_lg.serving.engine.guard import Guard
 from agentinfer_lg.serving.engine.machine import Device, detect_device
 
 _STOP_SECONDS = 10.0
@@ -68,6 +70,7 @@ class Server:
         self._environment = dict(environment or {})
         self._folder: Path | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._guard: Guard | None = None
         self._pump: threading.Thread | None = None
         self._tail: deque[str] = deque(maxlen=2000)
         self._failed = False
@@ -134,6 +137,7 @@ class Server:
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches only us; one signal reaches every process of it
         )
+        self._guard = Guard(self._process.pid, patience=_STOP_SECONDS)
         self._pump = threading.Thread(target=self._copy_output, name="engine-log", daemon=True)
         self._pump.start()
 
@@ -180,6 +184,8 @@ class Server:
             return
         failed = self._failed or process.poll() not in (None, 0)
         _end_group(process)
+        if self._guard is not None:
+            self._guard.release()
         if self._pump is not None:
             self._pump.join(timeout=5)
         if process.stdout is not None:

@@ -19,7 +19,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from agentinfer_lg.cli import demo, serve
+from agentinfer_lg.cli import demo
+from agentinfer_lg.cli.command_table import command_table
 from agentinfer_lg.errors import UserInputError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -27,10 +28,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def app() -> typer.Typer:
-    app = typer.Typer()
+    commands = {"serve": "agentinfer_lg.cli.serve", "demo": "agentinfer_lg.cli.demo"}
+    app = typer.Typer(cls=command_table(commands))
     app.callback()(lambda: None)
-    serve.register(app)
-    demo.register(app)
     return app
 
 

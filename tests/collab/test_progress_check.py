@@ -196,10 +196,10 @@ def test_never_raises(text: str) -> None:
         "END_PROGRESS",
     ],
 )
-def test_a_megabyte_is_read_in_linear_time(piece: str) -> None:
-    text = piece * (1_000_000 // len(piece))
+def test_a_long_answer_is_read_in_linear_time(piece: str) -> None:
+    text = piece * (250_000 // len(piece))
     # Quadratic work would take minutes; the bound leaves a slow machine a factor of ten.
-    assert takes_less(5.0, lambda: parse_verdict(text))
+    assert takes_less(2.0, lambda: parse_verdict(text))
 
 
 @pytest.mark.parametrize("prompt", PROGRESS_PROMPT.values())

@@ -202,10 +202,10 @@ def test_the_memory_is_bounded() -> None:
     assert len(json.dumps(state.to_json())) < 100_000
 
 
-@pytest.mark.parametrize("text", ["\u0301" * 1_000_000, "a b. " * 200_000, "." * 1_000_000, "字" * 1_000_000])
-def test_a_megabyte_of_evidence_takes_linear_time(text: str) -> None:
+@pytest.mark.parametrize("text", ["\u0301" * 250_000, "a b. " * 50_000, "." * 250_000, "字" * 250_000])
+def test_much_evidence_takes_linear_time(text: str) -> None:
     # Quadratic work would take minutes.
-    assert takes_less(10.0, lambda: watch(saw(text, thought=text, action=normalise_action("s", {"q": text}))))
+    assert takes_less(3.0, lambda: watch(saw(text, thought=text, action=normalise_action("s", {"q": text}))))
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_sentences_of_wikipedia() -> None:
     "unit", ["1,", "1.", "A-", "a'", "é", "“", '"', "http://", "1-1/", "www.", "1 million ", "9"]
 )
 def test_hostile_text_takes_no_time(unit: str) -> None:
-    text = unit * (100_000 // len(unit))
-    assert takes_less(3.0, lambda: Reference(text).supports("Ada Winter lit 3 lamps. " + text[:300]))
+    text = unit * (30_000 // len(unit))
+    assert takes_less(1.5, lambda: Reference(text).supports("Ada Winter lit 3 lamps. " + text[:300]))

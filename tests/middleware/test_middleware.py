@@ -722,7 +722,7 @@ def test_a_process_ends_while_a_distiller_hangs() -> None:
     """Nothing that hangs in the background keeps the process of an agent alive."""
     with FakeOpenAI(Agent(6, distill=lambda body, count: Reply(hold="never"))) as server:
         code = (
-            "import sys; sys.path.insert(0, 'tests'); sys.path.insert(0, 'tests/graphs')\n"
+            "import sys; sys.path.insert(0, 'tests'); sys.path.insert(0, 'tests/middleware')\n"
             "from langchain.agents import create_agent\n"
             "from langchain_openai import ChatOpenAI\n"
             "from agentinfer_lg.middleware import DistillationMiddleware\n"

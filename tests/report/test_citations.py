@@ -306,9 +306,9 @@ def test_resolving_twice_changes_nothing(parts: list[str]) -> None:
     ],
 )
 def test_a_long_text_is_read_in_linear_time(piece: str) -> None:
-    text = piece * (1_000_000 // len(piece))
+    text = piece * (250_000 // len(piece))
     # Quadratic work would take minutes.
-    assert takes_less(15.0, lambda: resolve_citations(text, numbers=NUMBERS, sources=SOURCES))
+    assert takes_less(5.0, lambda: resolve_citations(text, numbers=NUMBERS, sources=SOURCES))
 
 
 def test_source_list() -> None:

@@ -1,7 +1,7 @@
 """Servers for an ablation that are there at once: fake endpoints in this process, with the counters of vLLM.
 
-As a program, an ablation that a test can kill: `python tests/support/fake_engines.py FOLDER CELL` runs two configurations, whose
-servers do not answer any more once the file CELL is there.
+As a program, an ablation that a test can kill: `python -m support.fake_engines FOLDER CELL` in `tests` runs two
+configurations, whose servers do not answer any more once the file CELL is there.
 """
 
 from __future__ import annotations

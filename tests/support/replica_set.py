@@ -98,7 +98,7 @@ def _configured(folder: Path, *, router: int, servers: list[int]) -> str:
 @contextmanager
 def _replica(script: Path, environment: Mapping[str, str]) -> Iterator[Replica]:
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "fake_openai.py"), "--script", str(script)],
+        [sys.executable, str(ROOT / "tests" / "support" / "fake_openai.py"), "--script", str(script)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), **environment},
         stdout=subprocess.PIPE,
         text=True,

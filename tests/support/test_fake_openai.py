@@ -189,7 +189,7 @@ def test_lists_models_like_vllm_or_not() -> None:
 def test_as_a_process(tmp_path: Path) -> None:
     script = tmp_path / "rules.json"
     script.write_text(json.dumps([{"reply": "from the file"}]))
-    source = Path(__file__).parents[1] / "fake_openai.py"
+    source = Path(__file__).with_name("fake_openai.py")
     with subprocess.Popen(
         [sys.executable, str(source), "--script", str(script)], stdout=subprocess.PIPE, text=True
     ) as process:

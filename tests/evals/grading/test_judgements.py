@@ -196,7 +196,7 @@ def test_killed_and_started_again(run: Path) -> None:
         return Reply(text=text, hold="second") if "Gull" in json.dumps(request) else text
 
     program = (
-        "import asyncio, sys; from pathlib import Path; import test_judging as t\n"
+        "import asyncio, sys; from pathlib import Path; import test_judgements as t\n"
         "from agentinfer_lg.evals.grading.judgements import judge_run; from types import SimpleNamespace as N\n"
         "asyncio.run(judge_run(Path(sys.argv[1]), t.QUESTIONS, t.model_judge(N(url=sys.argv[2])), parallel=1))"
     )

@@ -13,8 +13,7 @@ from support.vllm_versions import ascend_folder, vllm_folder
 
 from agentinfer_lg.serving.ascend.releases import RELEASES, Release
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[3]
 ALWAYS = ("0.23.0.post1", "0.30.0rc2")
 """The stable release, and the newest one that is known."""
 SCHEDULER = "tests/serving/sched/vllm/test_contract.py"
@@ -29,7 +28,8 @@ PART_OF_SCHEDULER = (
 )
 """What could break first on another base: order, preemption, aborts, drafts, and waits."""
 START = """
-import sys, ascend_stubs, pytest
+import sys, pytest
+from support import ascend_stubs
 ascend_stubs.install()
 import vllm.v1.core.sched.scheduler as scheduler
 assert scheduler.Scheduler.__name__ == "BalanceScheduler"
@@ -68,7 +68,7 @@ def test_the_whole_contract_of_the_scheduler_holds_on_the_one_that_ascend_has_pa
 
 def run_tests(release: Release, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests in a process that has this release, and the stand-ins for the hardware."""
-    folders = [vllm_folder(release.vllm), ascend_folder(release.vllm_ascend), ROOT, HERE]
+    folders = [vllm_folder(release.vllm), ascend_folder(release.vllm_ascend), ROOT, ROOT / "tests"]
     return subprocess.run(
         [sys.executable, "-c", START, *PYTEST, *tests],
         cwd=ROOT,

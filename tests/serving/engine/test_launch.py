@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.engine_fixture import Engine
+from support.waiting import wait_until
 
 from agentinfer_lg.errors import EngineError, UserInputError
 from agentinfer_lg.hints import SessionHints
@@ -440,7 +441,12 @@ class TestServer:
         assert processes_of(group) == []
         server.stop()  # once more does no harm
 
-    def test_a_terminated_owner_stops_its_server(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+    )
+    def test_an_owner_that_is_gone_leaves_no_server(
+        self, tmp_path: Path, kind: signal.Signals, code: int
+    ) -> None:
         (tmp_path / "config.json").write_text("{}")
         owner = f"""
 import sys, time
@@ -457,9 +463,9 @@ with launch.stop_on_signals():
         with process.stdout:
             group = int(process.stdout.readline())
         assert processes_of(group)
-        process.terminate()
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
-        assert processes_of(group) == []
+        process.send_signal(kind)
+        assert process.wait(timeout=30) == code
+        wait_until(lambda: processes_of(group) == [])
 
 
 class TestRealEngine:

@@ -126,7 +126,7 @@ class TestResume:
     @pytest.mark.parametrize("last", ["0-one-shot-1.json", "0-baseline-1.json"])
     def test_a_killed_run_goes_on_with_the_cell_that_was_cut_off(self, tmp_path: Path, last: str) -> None:
         child = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "fake_engines.py"), str(tmp_path), last]
+            [sys.executable, "-m", "support.fake_engines", str(tmp_path), last], cwd=ROOT / "tests"
         )
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "cells" / last).exists():

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.agent.benchmark.folder import Asked
+from agentinfer_lg.evals.agent.benchmark.folder import Asked, load_results
 
 np = pytest.importorskip("numpy")
 
-from agentinfer_lg.evals.agent.benchmark.compare import compare_runs, load_results  # noqa: E402  # they need numpy
+from agentinfer_lg.evals.agent.benchmark.compare import compare_runs  # noqa: E402  # it needs numpy
 from agentinfer_lg.evals.common.paired import paired_difference, paired_ratio  # noqa: E402
 
 _values = st.lists(st.floats(0.1, 1000.0), min_size=1, max_size=30)

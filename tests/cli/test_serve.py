@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import typer
+from support.processes import groups_below, processes_of
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli import demo
@@ -124,7 +125,7 @@ class TestServe:
         assert result.exit_code == 2
         assert "larger than 0 GiB" in result.stderr
 
-    @pytest.mark.engine
+    @pytest.mark.vllm
     def test_a_missing_folder_is_told_without_a_traceback(
         self, app: typer.Typer, demo_model_folder: Path
     ) -> None:
@@ -159,6 +160,10 @@ class TestServe:
                 line = next(text for text in process.stdout if text.startswith("ready"))
                 url = line.split("AGENTINFER_SMALL__BASE_URL=")[1].strip()
                 assert httpx.get(f"{url}/models", timeout=30).json()["data"][0]["id"] == "small"
+                groups = groups_below(process.pid)
+                assert (
+                    sum(len(processes_of(group)) for group in groups) >= 3
+                )  # API server, engine core, worker
                 process.send_signal(signal.SIGINT)
                 assert process.wait(timeout=60) == 130
         finally:
@@ -166,6 +171,7 @@ class TestServe:
             process.wait()
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{url}/models", timeout=30)
+        assert [processes_of(group) for group in groups] == [[] for _ in groups]
 
 
 FAKE_RESEARCH = """

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.vllm
+
 CONFIGURED = """
 import sys
 from vllm.engine.arg_utils import EngineArgs

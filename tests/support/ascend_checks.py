@@ -68,6 +68,7 @@ RELOADED = (
     "vllm_ascend.worker.model_runner_v1",
     "vllm_ascend.spec_decode",
     "vllm_ascend.spec_decode.suffix_proposer",
+    "agentinfer_lg.serving.sam.extension",
     "agentinfer_lg.serving.sam.vllm.extension",
 )
 """What has a symbol that we replace or extend, and what replaces it."""

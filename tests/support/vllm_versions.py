@@ -7,6 +7,7 @@ want its compiler, and are not made.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,21 @@ import pytest
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.vllm_trial.wheel import fetch_vllm
 
-__all__ = ("OLDEST", "ascend_folder", "vllm_folder", "vllm_python")
-
 OLDEST = "0.23.0"
+CONTRACT = "tests/serving/sched/vllm/test_contract.py"
+CONTRACT_PART = tuple(
+    f"{CONTRACT}::{name}"
+    for name in (
+        "TestRequests::test_every_request_completes_with_the_expected_tokens[plain-sync-default]",
+        "TestRequests::test_every_request_completes_with_the_expected_tokens[drafts-async-default]",
+        "TestRequests::test_preempted_requests_complete[plain-async-default]",
+        "TestRequests::test_preempted_requests_complete[drafts-sync-hard retention]",
+        "TestRequests::test_aborts_at_any_time[drafts-async-default]",
+        "TestFairness::test_nobody_starves[sessions-default-async-short ones against a long one]",
+        "TestFairness::test_nobody_starves[anonymous-default-sync-cached ones against a new one]",
+    )
+)
+"""What could break first on another base: order, preemption, aborts, drafts, and waits."""
 MISSING = re.compile(r"^ERROR: (?:Could not find a version|No matching distribution).*", re.MULTILINE)
 
 
@@ -33,7 +47,8 @@ def vllm_folder(version: str) -> Path:
     if importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed (python -m agentinfer_lg.serving.engine.install)")
     try:
-        return fetch_vllm(version, folder=Path(sys.prefix) / "vllm")
+        with alone(f"vllm-{version}"):
+            return fetch_vllm(version, folder=Path(sys.prefix) / "vllm")
     except UserInputError as error:
         pytest.skip(str(error))
 
@@ -42,7 +57,9 @@ def vllm_python(version: str) -> Path:
     """Return Python in a virtual environment with that vLLM; what it lacks comes from the environment of the tests."""
     site = vllm_folder(version)
     environment = site.parent / f"{version}-environment"
-    if not environment.is_dir():
+    with alone(environment.name):
+        if environment.is_dir():
+            return environment / "bin" / "python"
         with tempfile.TemporaryDirectory(prefix=f"{version}-", dir=site.parent) as fresh:
             made = Path(fresh) / "environment"
             venv.create(made, symlinks=True, with_pip=False)
@@ -61,11 +78,20 @@ def ascend_folder(version: str) -> Path:
 
 def kept(name: str, fill: Callable[[Path], None]) -> Path:
     folder = Path(sys.prefix) / name
-    if not folder.is_dir():
-        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=sys.prefix) as fresh:
-            fill(Path(fresh) / "site")
-            (Path(fresh) / "site").rename(folder)  # never half a folder
+    with alone(name):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=sys.prefix) as fresh:
+                fill(Path(fresh) / "site")
+                (Path(fresh) / "site").rename(folder)  # never half a folder
     return folder
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one process of the tests at a time make what is kept under a name."""
+    with (Path(sys.prefix) / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def build_ascend(version: str, site: Path) -> None:

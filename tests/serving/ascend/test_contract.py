@@ -9,24 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.vllm_versions import ascend_folder, vllm_folder
+from support.vllm_versions import CONTRACT, CONTRACT_PART, ascend_folder, vllm_folder
 
 from agentinfer_lg.serving.ascend.releases import RELEASES, Release
 
 ROOT = Path(__file__).parents[3]
-ALWAYS = ("0.23.0.post1", "0.30.0rc2")
-"""The stable release, and the newest one that is known."""
-SCHEDULER = "tests/serving/sched/vllm/test_contract.py"
-PART_OF_SCHEDULER = (
-    "TestRequests::test_every_request_completes_with_the_expected_tokens[plain-sync-default]",
-    "TestRequests::test_every_request_completes_with_the_expected_tokens[drafts-async-default]",
-    "TestRequests::test_preempted_requests_complete[plain-async-default]",
-    "TestRequests::test_preempted_requests_complete[drafts-sync-hard retention]",
-    "TestRequests::test_aborts_at_any_time[drafts-async-default]",
-    "TestFairness::test_nobody_starves[sessions-default-async-short ones against a long one]",
-    "TestFairness::test_nobody_starves[anonymous-default-sync-cached ones against a new one]",
-)
-"""What could break first on another base: order, preemption, aborts, drafts, and waits."""
+ALWAYS = ("0.23.0.post1",)
+"""The stable release."""
 START = """
 import sys, pytest
 from support import ascend_stubs
@@ -38,7 +27,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 PYTEST = ("-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
 """The warnings are of other packages."""
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.vllm
 
 
 def releases(*, slow: bool) -> list[object]:
@@ -55,15 +44,14 @@ def releases(*, slow: bool) -> list[object]:
 
 @pytest.mark.parametrize("release", releases(slow=False))
 def test_the_contract_holds_with_ascend(release: Release) -> None:
-    part = [f"{SCHEDULER}::{name}" for name in PART_OF_SCHEDULER]
-    passed(run_tests(release, "tests/support/ascend_checks.py", *part))
+    passed(run_tests(release, "tests/support/ascend_checks.py", *CONTRACT_PART))
 
 
 @pytest.mark.parametrize("release", releases(slow=True))
 def test_the_whole_contract_of_the_scheduler_holds_on_the_one_that_ascend_has_patched(
     release: Release,
 ) -> None:
-    passed(run_tests(release, SCHEDULER))
+    passed(run_tests(release, CONTRACT))
 
 
 def run_tests(release: Release, *tests: str) -> subprocess.CompletedProcess[str]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.vllm_versions import OLDEST, vllm_folder, vllm_python
+from support.vllm_versions import CONTRACT, CONTRACT_PART, OLDEST, vllm_folder, vllm_python
 
 from agentinfer_lg.evals.vllm_trial.process import Outcome, rehearse
 from agentinfer_lg.evals.vllm_trial.rehearsal import STEPS
@@ -19,7 +20,7 @@ from agentinfer_lg.serving.compat.releases import RELEASES
 from agentinfer_lg.serving.compat.sources import SourceTree
 from agentinfer_lg.serving.compat.surface import Part, misfits
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.vllm
 
 ROOT = Path(__file__).parents[3]
 CONTRACTS = [release.tested for release in RELEASES if release.proof == "contract"]
@@ -29,13 +30,16 @@ every_contract = pytest.mark.parametrize(
 )
 
 
-@every_contract
-def test_the_contract_of_the_scheduler_holds(version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "tests"),
+    [
+        pytest.param(OLDEST, CONTRACT_PART, id=f"{OLDEST}, a part"),
+        *(pytest.param(version, (CONTRACT,), marks=pytest.mark.slow, id=version) for version in CONTRACTS),
+    ],
+)
+def test_the_contract_of_the_scheduler_holds(version: str, tests: Sequence[str]) -> None:
     done = subprocess.run(
-        [
-            *(str(vllm_python(version)), "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            "tests/serving/sched/vllm/test_contract.py",
-        ],
+        [str(vllm_python(version)), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "AGENTINFER_EXPECTED_VLLM": version},
         capture_output=True,

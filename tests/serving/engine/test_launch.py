@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.engine_fixture import Engine
+from support.processes import processes_of
 from support.waiting import wait_until
 
 from agentinfer_lg.errors import EngineError, UserInputError
@@ -26,7 +27,6 @@ from agentinfer_lg.serving.engine.diagnosis import explain_exit, startup_stage
 from agentinfer_lg.serving.engine.launch import Server
 from agentinfer_lg.serving.engine.machine import Machine, detect_device
 from agentinfer_lg.serving.engine.tool_parsers import find_tool_call_parser
-from agentinfer_lg.serving.sam.config import SamConfig
 
 BARE = Machine(python="python", memory_gib=16)
 
@@ -355,14 +355,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return program
 
 
-def processes_of(group: int) -> list[str]:
-    listed = subprocess.run(
-        ["ps", "-eo", "pgid,stat,args"], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    return [row[-1] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
-
-
 class TestServer:
     def test_a_missing_model_is_noticed_before_the_start(self, stand_in: list[str], tmp_path: Path) -> None:
         with pytest.raises(EngineError, match="there is no model folder"):
@@ -469,40 +461,40 @@ with launch.stop_on_signals():
 
 
 class TestRealEngine:
-    def ask(self, engine: Engine, **more: object) -> dict[str, object]:
+    def ask(self, real_engine: Engine, **more: object) -> dict[str, object]:
         body = {
-            "model": engine.model,
+            "model": real_engine.model,
             "messages": [{"role": "user", "content": "Count from one to twenty in words. " * 12}],
             "max_tokens": 8,
             "temperature": 0,
             **more,
         }
-        answer = httpx.post(f"{engine.base_url}/chat/completions", json=body, timeout=300)
+        answer = httpx.post(f"{real_engine.base_url}/chat/completions", json=body, timeout=300)
         answer.raise_for_status()
         return answer.json()
 
-    def test_a_repeated_prompt_comes_from_the_cache(self, engine: Engine) -> None:
-        first = self.ask(engine)
-        second = self.ask(engine)
+    def test_a_repeated_prompt_comes_from_the_cache(self, real_engine: Engine) -> None:
+        first = self.ask(real_engine)
+        second = self.ask(real_engine)
         assert first["choices"][0]["message"]["content"] == second["choices"][0]["message"]["content"]
         usage = second["usage"]
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         assert usage["prompt_tokens"] - 32 <= cached < usage["prompt_tokens"]
 
-    def test_session_hints_are_accepted(self, engine: Engine) -> None:
+    def test_session_hints_are_accepted(self, real_engine: Engine) -> None:
         hints = SessionHints(
             session_id="s", turn=3, role="think", tool_seconds=1.5, output_tokens=8, final=True, tenant="t"
         )
-        assert self.ask(engine, vllm_xargs=hints.to_xargs())["choices"]
+        assert self.ask(real_engine, vllm_xargs=hints.to_xargs())["choices"]
 
-    def test_output_can_be_constrained(self, engine: Engine) -> None:
+    def test_output_can_be_constrained(self, real_engine: Engine) -> None:
         pattern = r"(TRUE|FALSE): [a-z]{3,8}"
-        answer = self.ask(engine, structured_outputs={"regex": pattern}, max_tokens=16)
+        answer = self.ask(real_engine, structured_outputs={"regex": pattern}, max_tokens=16)
         assert re.fullmatch(pattern, answer["choices"][0]["message"]["content"])
 
-    def test_metrics_are_exported(self, engine: Engine) -> None:
-        self.ask(engine)
-        text = httpx.get(engine.base_url.removesuffix("/v1") + "/metrics", timeout=60).text
+    def test_metrics_are_exported(self, real_engine: Engine) -> None:
+        self.ask(real_engine)
+        text = httpx.get(real_engine.base_url.removesuffix("/v1") + "/metrics", timeout=60).text
         assert re.search(r"^vllm:prompt_tokens_total\{.*\} [1-9]", text, re.MULTILINE)
 
     @pytest.mark.slow
@@ -516,19 +508,4 @@ class TestRealEngine:
             with pytest.raises(EngineError, match="smaller --max-model-len or a larger --kv-cache-gib"):
                 server.wait_ready(timeout=300)
         assert group is not None
-        assert processes_of(group) == []
-
-    def test_stopping_leaves_no_process(self, demo_model_folder: Path) -> None:
-        options = ServeOptions(
-            model=str(demo_model_folder),
-            port=0,
-            kv_cache_gib=1,
-            max_model_len=1024,
-            sam=SamConfig(memory="off"),
-        )
-        with Server(options) as server:
-            server.wait_ready(timeout=600)
-            group = server.pid
-            assert group is not None
-            assert len(processes_of(group)) >= 3  # API server, engine core, worker
         assert processes_of(group) == []

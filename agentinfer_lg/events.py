@@ -62,7 +62,7 @@ class Event(TypedDict, total=False):
     removed: int
     """Lines that a check took out, or results that the filter pruned."""
     lag: int
-    """Turns from the start of a distillation to its swap."""
+    """Turns from the start of a distillation to its compaction."""
     plan: list[str]
 
 

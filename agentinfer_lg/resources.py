@@ -9,7 +9,7 @@ import asyncio
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from agentinfer_lg.compression.background import Jobs
+from agentinfer_lg.compression.background import BackgroundTasks
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.llm.chat import Models
 from agentinfer_lg.settings import Settings
@@ -64,7 +64,7 @@ class Resources:
         self._reader: Reader | None = None
         self._store: BaseStore | None = None
         self.clock = ToolClock()
-        self.jobs = Jobs()
+        self.background = BackgroundTasks()
 
     @property
     def settings(self) -> Settings:

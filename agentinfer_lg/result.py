@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.state import (
         CallRecord,
         CheckRecord,
+        CompactionRecord,
         EscalationRecord,
         FilterRecord,
         Finding,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         RoundRecord,
         Source,
         SubTask,
-        SwapRecord,
         ToolRecord,
     )
 
@@ -114,7 +114,7 @@ class Result(TypedDict):
     reprefill_tokens: int
     """Tokens prefilled again because the tier was switched."""
     filters: list[FilterRecord]
-    swaps: list[SwapRecord]
+    swaps: list[CompactionRecord]
     usage: dict[Tier, TierUsage]
     seconds: PhaseSeconds
     dropped_citations: int

@@ -128,8 +128,8 @@ class FilterRecord(TypedDict):
     """Estimated tokens of what was pruned."""
 
 
-class SwapRecord(TypedDict):
-    """One swap of distilled results for notes."""
+class CompactionRecord(TypedDict):
+    """One compaction: notes took the place of distilled results."""
 
     agent: str
     turn: int
@@ -138,7 +138,7 @@ class SwapRecord(TypedDict):
     lag: int
     """Turns since the distillation was started."""
     tokens_before: int
-    """Estimated length of the context without the swap."""
+    """Estimated length of the context without the compaction."""
     tokens_after: int
     removed: int
     """Lines of the model that the originals did not bear out."""
@@ -229,7 +229,7 @@ class _Shared(TypedDict, total=False):
     checks: Annotated[list[CheckRecord], operator.add]
     escalations: Annotated[list[EscalationRecord], operator.add]
     filters: Annotated[list[FilterRecord], operator.add]
-    swaps: Annotated[list[SwapRecord], operator.add]
+    swaps: Annotated[list[CompactionRecord], operator.add]
     rounds: Annotated[list[RoundRecord], operator.add]
     ran_out: Annotated[list[str], merge_unique]
     """Sentences: which budget ran out, which endpoint failed."""
@@ -296,10 +296,10 @@ class SeekerState(_Shared, total=False):
     """A budget ended the seeker."""
     verifier: dict[str, Any]  # Any: `nodes.verifier.VerifierState` as JSON
     budget: Budget
-    rescue: Any  # Any: `compression.view.Swap` or None
+    rescue: Any  # Any: `compression.view.Compaction` or None
     """What stands for the results so far while the large model is at work."""
     compression: dict[str, Any]
-    """JSON: `ticket` (`compression.policy.Ticket`) while a distillation is asked for, `swap` (`compression.view.Swap`) and
+    """JSON: `ticket` (`compression.policy.Job`) while a distillation is asked for, `swap` (`compression.view.Compaction`) and
     `notes` (`compression.distillate.Distillate`) once there was one, `given_up` when no other would pay."""
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.collab.controller import CollabState, Transition, advance
-from agentinfer_lg.compression.view import Swap
+from agentinfer_lg.compression.view import Compaction
 from agentinfer_lg.context import Context
 from agentinfer_lg.events import emit
 from agentinfer_lg.nodes.seeker.budget import exhausted, tokens_spent
 from agentinfer_lg.nodes.seeker.compaction import compress
 from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
-from agentinfer_lg.nodes.seeker.handover import rescue_in_force, rescue_swap
+from agentinfer_lg.nodes.seeker.handover import handover_in_force, write_handover
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CheckRecord, EscalationRecord, SeekerState
@@ -104,7 +104,7 @@ async def boundary(state: SeekerState, runtime: Runtime[Context], *, resources: 
             runtime.store,
             tier=tier,
             turn=turn + 1,
-            rescued=rescue_in_force(after, context) is not None,
+            rescued=handover_in_force(after, context) is not None,
         )
     return update | ({"ran_out": ran_out} if ran_out else {})
 
@@ -114,12 +114,14 @@ def goes_on(state: SeekerState) -> bool:
     return not state["proposal"]["accepted"] and not state.get("stopped", False)
 
 
-async def _rescue(state: SeekerState, context: Context, resources: Resources, *, turn: int) -> Swap | None:
+async def _rescue(
+    state: SeekerState, context: Context, resources: Resources, *, turn: int
+) -> Compaction | None:
     """Return what the large model is shown; one model for both tiers has all of it in its cache."""
     small, large = resources.models.tier("small"), resources.models.tier("large")
     if small.same_place == large.same_place:
         return None
-    return await asyncio.to_thread(rescue_swap, state, context, turn=turn)
+    return await asyncio.to_thread(write_handover, state, context, turn=turn)
 
 
 def _stall(state: SeekerState) -> str:

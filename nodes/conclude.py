@@ -25,7 +25,7 @@ async def conclude(state: SeekerState, runtime: Runtime[Context], *, resources: 
     answers, its sources remain and the report quotes them.
     """
     context = runtime.context or Context()
-    settled = await settle(state, resources, runtime.store)
+    settled = await settle(state, context, resources, runtime.store)
     proposal = state.get("proposal")
     reading = Reading("", ())
     failure = ""

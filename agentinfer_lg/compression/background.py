@@ -1,7 +1,7 @@
 """Work that goes on in the background while the agent goes on: started once, few at a time, never waited for.
 
-The table of jobs is a cache and not the truth. What a job finds goes into the store, under its content address; after a
-crash the job is simply started again.
+The table of tasks is a cache and not the truth. What a task finds goes into the store under a content address. After a crash
+the task is simply started again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 _CANCEL_SECONDS = 5.0
 
 
-class Jobs:
-    """Background jobs of a process, by name.
+class BackgroundTasks:
+    """Background tasks of a process, by name.
 
     Args:
-        limit: Most jobs that run at the same time; the others wait their turn.
+        limit: Most tasks that run at the same time; the others wait their turn.
     """
 
     def __init__(self, *, limit: int = 4) -> None:
@@ -32,18 +32,18 @@ class Jobs:
     def ensure(
         self, owner: str, name: str, work: Callable[[], Coroutine[Any, Any, object]]
     ) -> asyncio.Task[Any]:
-        """Start a job unless it runs or has ended well in this event loop, and return its task.
+        """Start a task unless it runs or has ended well in this event loop, and return it.
 
         Args:
-            owner: Whose job it is, for `cancel`.
+            owner: Whose task it is, for `cancel`.
             name: The same name is the same work.
-            work: Makes the coroutine; called only if the job is started.
+            work: Makes the coroutine; called only if the task is started.
         """
         loop = asyncio.get_running_loop()
         self._forget()
         task = self._tasks.get((owner, name, loop))
         if task is None:
-            # An empty context: callbacks and stream of the node that starts it are not those of the job.
+            # An empty context: callbacks and stream of the node that starts it are not those of the task.
             task = loop.create_task(
                 self._run(loop, work), name=f"agentinfer-{name}", context=contextvars.Context()
             )
@@ -52,14 +52,14 @@ class Jobs:
         return task
 
     def running(self, owner: str, name: str) -> bool:
-        """Whether that job has been started and has not ended."""
+        """Whether that task has been started and has not ended."""
         return any(
             key[:2] == (owner, name) and not task.done() and not key[2].is_closed()
             for key, task in list(self._tasks.items())
         )
 
     async def cancel(self, owner: str) -> int:
-        """Stop the jobs of `owner` and return how many still ran; what they would have found can be found again."""
+        """Stop the tasks of `owner` and return how many still ran; what they would have found can be found again."""
         loop = asyncio.get_running_loop()
         mine = [self._tasks.pop(key) for key in list(self._tasks) if key[0] == owner]
         running = [task for task in mine if not task.done() and not task.get_loop().is_closed()]
@@ -92,4 +92,4 @@ class Jobs:
 
 def _note_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("a background job failed and will be tried again: %s: %s", type(error).__name__, error)
+        _log.warning("a background task failed and will be tried again: %s: %s", type(error).__name__, error)

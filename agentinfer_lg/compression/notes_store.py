@@ -1,4 +1,4 @@
-"""Where distillates are kept: in the store of the graph, or in this process where that is missing or fails."""
+"""Where the results of distillations are kept: in the store of the graph, or in this process where that is missing or fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 10.0
 """Time for one look into a store: a round must not wait for one that hangs."""
 
 
-class Shelf:
+class NotesStore:
     """One namespace of a store, with a spare: what can be made again must never end a run.
 
     Args:
@@ -57,6 +57,10 @@ class Shelf:
                 self._failed(f"The store cannot be written ({_sentence(error)}): notes stay in memory.")
                 continue
             return
+
+    async def forget(self, key: str) -> None:
+        """Let the spare forget what is under `key`; the store of the graph keeps it, for forks of a run."""
+        await self._stores[-1].adelete(self._space, key)
 
     def _failed(self, sentence: str) -> None:
         self.problem = sentence

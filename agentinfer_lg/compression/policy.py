@@ -1,4 +1,4 @@
-"""When to distill, and when to swap (pure). Algorithm 2 of the paper leaves both to a threshold; here they also have to pay."""
+"""When to distill, and when notes may take effect (pure). Algorithm 2 leaves both to a threshold; here they also have to pay."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MIN_SHARE = 0.15
 _FEWEST_TURNS = 2
 
 
-class Ticket(TypedDict):
-    """A distillation that was asked for."""
+class Job(TypedDict):
+    """One distillation, asked for and not yet in force. Saved runs hold it."""
 
     id: str
-    """Content address: the same results give the same ticket, in a fork or after a crash too."""
+    """Content address: the same results give the same job, in a fork or after a crash too."""
     upto: str
     """Id of the last message that it takes in."""
     turn: int
@@ -49,7 +49,7 @@ def to_distill(
 
     Args:
         messages: The whole transcript, at the end of a round.
-        done: Rounds that an earlier swap stands for.
+        done: Rounds that the compaction in force stands for.
         keep_rounds: Last rounds whose results stay whole.
         context_tokens: Length of the context.
     """
@@ -63,12 +63,12 @@ def to_distill(
     return candidates
 
 
-def ticket_id(question: str, earlier: str, rounds: Sequence[Round]) -> str:
+def job_id(question: str, earlier: str, rounds: Sequence[Round]) -> str:
     """Return the content address of a distillation.
 
     Args:
         question: The task.
-        earlier: Ticket of the notes that it goes on from.
+        earlier: Job of the notes that it goes on from; empty: there are none.
         rounds: What it takes in.
     """
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""What the model sees of a transcript after a swap.
+"""What the model sees of a transcript after a compaction.
 
-The state keeps every message as it was: forks, time travel and recall need nothing else. What changes at a swap is only
+The state keeps every message as it was: forks, time travel and recall need nothing else. What changes at a compaction is only
 how the transcript is written: results that were distilled become stubs, and the notes stand where the last of them
-stood. Everything else stays word for word, so until the next swap each prompt extends the one before.
+stood. Everything else stays word for word, so until the next compaction each prompt extends the one before.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _SHORT = 24
 _NUMBER = re.compile(r"^\[(\d{1,4})\] ", re.MULTILINE)
 
 
-class Swap(TypedDict):
-    """What took the place of old results."""
+class Compaction(TypedDict):
+    """What took the place of old results. Saved runs hold it."""
 
     ticket: str
+    """The job that made the notes."""
     upto: str
     """Id of the last message that the notes stand for."""
     folded: str
@@ -67,37 +68,37 @@ def split_rounds(messages: Sequence[AnyMessage]) -> list[Round]:
 
 def compressed_view(
     messages: Sequence[AnyMessage],
-    swap: Swap | None,
+    compaction: Compaction | None,
     *,
     stub: Callable[[list[int]], str],
     reasoning: bool = True,
     numbers: Callable[[ToolMessage], list[int]] | None = None,
 ) -> list[AnyMessage]:
-    """Return `messages` with the swap applied; they themselves are not changed.
+    """Return `messages` with the compaction applied; they themselves are not changed.
 
     Args:
         messages: The whole transcript.
-        swap: None, or one whose last message is gone, changes nothing.
+        compaction: None, or one whose last message is gone, changes nothing.
         stub: Writes what stands for a distilled result, given the numbers in it.
         reasoning: Keep the agent's steps word for word; False leaves them out up to the notes (an ablation).
         numbers: Tells the numbers of the results in a tool message; None reads them from the beginnings of its lines.
     """
     positions = {message.id: position for position, message in enumerate(messages)}
-    if swap is None or swap["upto"] not in positions:
+    if compaction is None or compaction["upto"] not in positions:
         return list(messages)
-    upto, folded = positions[swap["upto"]], positions.get(swap["folded"], -1)
+    upto, folded = positions[compaction["upto"]], positions.get(compaction["folded"], -1)
     if folded >= upto:  # never so unless the state was edited: the notes must not go with the steps
         folded = -1
     start = next((i for i, message in enumerate(messages) if isinstance(message, AIMessage)), 0)
     if not reasoning:
-        notes = HumanMessage(swap["text"], id=f"notes-{swap['ticket']}")
+        notes = HumanMessage(compaction["text"], id=f"notes-{compaction['ticket']}")
         return [*messages[:start], notes, *messages[upto + 1 :]]
     view: list[AnyMessage] = []
     for position, message in enumerate(messages):
         if start <= position <= folded:
             continue
         if position == upto:
-            message = message.model_copy(update={"content": swap["text"]})
+            message = message.model_copy(update={"content": compaction["text"]})
         elif position < upto and isinstance(message, ToolMessage):
             message = _shortened(message, stub, numbers or _numbers)
         view.append(message)

@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
-from agentinfer_lg.compression.background import Jobs
+from agentinfer_lg.compression.background import BackgroundTasks
 from agentinfer_lg.context import CompressionMode
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.middleware.background import BACKGROUND, ThreadStore, in_thread
@@ -40,7 +40,7 @@ class DistillationMiddleware(AgentMiddleware):
 
     Once the context is long, a model writes notes on old tool results while the agent goes on. Code checks each line
     against the results. When the notes are there (and an OpenAI-compatible server has the new prompt in its cache), they
-    take the place of the results in what the model sees, at one model call; until the next swap each prompt extends the
+    take the place of the results in what the model sees, at one model call; until the next compaction each prompt extends the
     one before. The messages of the state are never changed. Results are numbered in their order, and the tool `recall`
     gives back the original of each.
 
@@ -104,7 +104,11 @@ class DistillationMiddleware(AgentMiddleware):
         )
         model = init_chat_model(distiller) if isinstance(distiller, str) else distiller
         self._shared = Shared(
-            knobs=knobs, distiller=model, jobs=Jobs(), servers=Servers(), spare=InMemoryStore()
+            knobs=knobs,
+            distiller=model,
+            background=BackgroundTasks(),
+            servers=Servers(),
+            spare=InMemoryStore(),
         )
         self.tools = [recall_tool(tokens=max_observation_tokens)] if recall else []
 
@@ -136,7 +140,7 @@ class DistillationMiddleware(AgentMiddleware):
         store = request.runtime.store
         boundary = Boundary(request, self._shared, ThreadStore(store) if store is not None else None, prewarm)
         seen = BACKGROUND.run(boundary.step(call_role()))
-        boundary.tell()
+        boundary.stream()
         return _finished(boundary, handler(seen))
 
     async def awrap_model_call(
@@ -152,7 +156,7 @@ class DistillationMiddleware(AgentMiddleware):
 
         boundary = Boundary(request, self._shared, request.runtime.store, prewarm)
         seen = await boundary.step(call_role())
-        boundary.tell()
+        boundary.stream()
         return _finished(boundary, await handler(seen))
 
 

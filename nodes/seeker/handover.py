@@ -1,4 +1,4 @@
-"""Rescue: what the large model is shown when it takes over.
+"""Handover: what the large model is shown when it takes over.
 
 The two models share no KV cache, so a switch has the large one prefill the whole context: on a machine where prefill is dear
 that costs more than its steps. It needs the task, what was thought and done, and what the results say on it, not every
@@ -12,7 +12,7 @@ from __future__ import annotations
 from agentinfer_lg.compression.distillate import extracted, with_details
 from agentinfer_lg.compression.policy import covered
 from agentinfer_lg.compression.steps import fold, originals_in, searched
-from agentinfer_lg.compression.view import Swap, split_rounds
+from agentinfer_lg.compression.view import Compaction, split_rounds
 from agentinfer_lg.context import Context
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.state import SeekerState
@@ -20,11 +20,11 @@ from agentinfer_lg.state import SeekerState
 _SEARCHES = 4
 
 
-def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | None:
+def write_handover(state: SeekerState, context: Context, *, turn: int) -> Compaction | None:
     """Return what takes the place of the results while the large model is at work; None where all of them are shown.
 
     Rounds after the last result stay as they are: an error, or that an answer was refused, may be why it takes over. Steps
-    that are too long are left out as at any swap. Takes a while for very long results: not for an event loop.
+    that are too long are left out as at any compaction. Takes a while for very long results: not for an event loop.
 
     Args:
         state: At the end of the round after which it takes over.
@@ -40,11 +40,11 @@ def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | No
     prompts, originals = PROMPTS[state["language"]], originals_in(rounds)
     notes = extracted(originals, [state["task"]["question"], *latest], tokens=context.rescue_tokens)
     text = with_details(notes, originals, tokens=0).text(prompts, recall=False)
-    own: Swap | None = state.get("compression", {}).get("swap")
+    own: Compaction | None = state.get("compression", {}).get("swap")
     folded, left_out = fold(
         rounds, prompts, folded=own["folded"] if own else "", limit=context.max_reasoning_tokens
     )
-    return Swap(
+    return Compaction(
         ticket=f"rescue-{turn}",
         upto=rounds[-1].last_id,
         folded=folded,
@@ -55,18 +55,18 @@ def rescue_swap(state: SeekerState, context: Context, *, turn: int) -> Swap | No
     )
 
 
-def rescue_in_force(state: SeekerState, context: Context) -> Swap | None:
-    """Return the swap that the model of the next Think step sees, if that is the large one on a rescue."""
+def handover_in_force(state: SeekerState, context: Context) -> Compaction | None:
+    """Return the handover that the model of the next step sees, if that is the large one on a rescue."""
     if state.get("tier") != "large" or not _rescues(context):
         return None
-    swap: Swap | None = state.get("rescue")
-    return swap
+    handover: Compaction | None = state.get("rescue")
+    return handover
 
 
-def rescue_numbers(state: SeekerState, swap: Swap) -> set[int]:
-    """Return the numbers of the results that a rescue does not show as they were."""
+def handover_numbers(state: SeekerState, handover: Compaction) -> set[int]:
+    """Return the numbers of the results that a handover does not show as they were."""
     messages = state["messages"]
-    rounds = split_rounds(messages)[: covered(messages, swap["upto"])]
+    rounds = split_rounds(messages)[: covered(messages, handover["upto"])]
     return {original.number for original in originals_in(rounds)}
 
 

@@ -1,4 +1,4 @@
-"""Background jobs: once, a few at a time, again after a failure, and none is left behind."""
+"""Background tasks: once, a few at a time, again after a failure, and none is left behind."""
 
 import asyncio
 import contextvars
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from agentinfer_lg.compression.background import Jobs
+from agentinfer_lg.compression.background import BackgroundTasks
 
 _variable: contextvars.ContextVar[str] = contextvars.ContextVar("_variable", default="none")
 
@@ -18,7 +18,7 @@ async def _value() -> str:
 
 
 async def test_started_once() -> None:
-    jobs, started = Jobs(), 0
+    tasks, started = BackgroundTasks(), 0
     gate = asyncio.Event()
 
     async def work() -> int:
@@ -27,22 +27,22 @@ async def test_started_once() -> None:
         await gate.wait()
         return started
 
-    first = jobs.ensure("a", "n", work)
-    assert jobs.ensure("a", "n", work) is first
-    other = jobs.ensure("b", "n", work)
+    first = tasks.ensure("a", "n", work)
+    assert tasks.ensure("a", "n", work) is first
+    other = tasks.ensure("b", "n", work)
     assert other is not first
     await asyncio.sleep(0)
-    assert jobs.running("a", "n")
-    assert not jobs.running("a", "else")
+    assert tasks.running("a", "n")
+    assert not tasks.running("a", "else")
     gate.set()
     assert await asyncio.gather(first, other) == [2, 2]
-    assert not jobs.running("a", "n")
-    assert jobs.ensure("a", "n", work) is first, "what ended well is not done again"
+    assert not tasks.running("a", "n")
+    assert tasks.ensure("a", "n", work) is first, "what ended well is not done again"
     assert started == 2
 
 
 async def test_few_at_a_time() -> None:
-    jobs, now, most = Jobs(limit=2), 0, 0
+    tasks, now, most = BackgroundTasks(limit=2), 0, 0
 
     async def work() -> None:
         nonlocal now, most
@@ -52,82 +52,82 @@ async def test_few_at_a_time() -> None:
             await asyncio.sleep(0)
         now -= 1
 
-    tasks = [jobs.ensure("a", str(i), work) for i in range(7)]
-    assert jobs.running("a", "6"), "a job that waits its turn counts as running"
-    await asyncio.gather(*tasks)
+    started = [tasks.ensure("a", str(i), work) for i in range(7)]
+    assert tasks.running("a", "6"), "a job that waits its turn counts as running"
+    await asyncio.gather(*started)
     assert most == 2
 
 
 async def test_what_failed_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    jobs = Jobs()
+    tasks = BackgroundTasks()
 
     async def fail() -> None:
         raise ValueError("no luck")
 
     with caplog.at_level(logging.WARNING):
-        first = jobs.ensure("a", "n", fail)
+        first = tasks.ensure("a", "n", fail)
         await asyncio.wait({first})
         await asyncio.sleep(0)
     assert "ValueError: no luck" in caplog.text
-    second = jobs.ensure("a", "n", _value)
+    second = tasks.ensure("a", "n", _value)
     assert second is not first
     assert await second == "none"
 
 
 async def test_the_context_of_the_starter_is_not_the_jobs() -> None:
     _variable.set("mine")
-    assert await Jobs().ensure("a", "n", _value) == "none"
+    assert await BackgroundTasks().ensure("a", "n", _value) == "none"
 
 
 async def test_cancel() -> None:
-    jobs = Jobs(limit=1)
+    tasks = BackgroundTasks(limit=1)
     forever = asyncio.Event().wait
-    mine = [jobs.ensure("a", str(i), forever) for i in range(3)]
-    done = jobs.ensure("b", "done", _value)
-    other = jobs.ensure("c", "n", forever)
+    mine = [tasks.ensure("a", str(i), forever) for i in range(3)]
+    done = tasks.ensure("b", "done", _value)
+    other = tasks.ensure("c", "n", forever)
     await asyncio.sleep(0)
-    assert await jobs.cancel("a") == 3
+    assert await tasks.cancel("a") == 3
     assert all(task.cancelled() for task in mine)
     assert await done == "none"
-    assert await jobs.cancel("b") == 0
-    assert await jobs.cancel("nobody") == 0
-    assert jobs.running("c", "n")
-    again = jobs.ensure("a", "0", _value)
+    assert await tasks.cancel("b") == 0
+    assert await tasks.cancel("nobody") == 0
+    assert tasks.running("c", "n")
+    again = tasks.ensure("a", "0", _value)
     assert again not in mine
-    assert await jobs.cancel("c") == 1
+    assert await tasks.cancel("c") == 1
     assert other.cancelled()
     assert await again == "none"
-    await jobs.cancel("a")
-    assert not jobs._tasks, "nothing is kept of what was cancelled"
+    await tasks.cancel("a")
+    assert not tasks._tasks, "nothing is kept of what was cancelled"
 
 
 def test_every_event_loop_does_its_own() -> None:
-    jobs = Jobs()
+    tasks = BackgroundTasks()
 
     async def once() -> str:
-        jobs.ensure("a", "forever", asyncio.Event().wait)
-        result: str = await jobs.ensure("a", "n", _value)
+        tasks.ensure("a", "forever", asyncio.Event().wait)
+        result: str = await tasks.ensure("a", "n", _value)
         return result
 
     for _ in range(3):
         assert asyncio.run(once()) == "none"
-    assert not jobs.running("a", "forever"), "its event loop is gone"
+    assert not tasks.running("a", "forever"), "its event loop is gone"
 
     async def look() -> None:
-        jobs.ensure("b", "n", _value)
-        assert len(jobs._tasks) == 1
-        await jobs.ensure("b", "n", _value)
-        assert len(jobs._gates) == 1
+        tasks.ensure("b", "n", _value)
+        assert len(tasks._tasks) == 1
+        await tasks.ensure("b", "n", _value)
+        assert len(tasks._gates) == 1
 
     asyncio.run(look())
 
 
 def test_cancelled_from_another_event_loop() -> None:
-    jobs, ready = Jobs(), threading.Event()
+    tasks, ready = BackgroundTasks(), threading.Event()
     states: list[bool] = []
 
     async def elsewhere() -> None:
-        task = jobs.ensure("a", "n", asyncio.Event().wait)
+        task = tasks.ensure("a", "n", asyncio.Event().wait)
         await asyncio.sleep(0)
         ready.set()
         await asyncio.wait({task})
@@ -139,9 +139,9 @@ def test_cancelled_from_another_event_loop() -> None:
 
     async def here() -> int:
         work: Callable[[], Awaitable[object]] = asyncio.Event().wait
-        jobs.ensure("a", "n", work)  # type: ignore[arg-type]  # a coroutine function
+        tasks.ensure("a", "n", work)  # type: ignore[arg-type]  # a coroutine function
         await asyncio.sleep(0)
-        return await jobs.cancel("a")
+        return await tasks.cancel("a")
 
     assert asyncio.run(here()) == 2
     thread.join(10)

@@ -4,7 +4,7 @@ from typing import Any
 
 from langgraph.store.memory import InMemoryStore
 
-from agentinfer_lg.compression.notes_store import Shelf
+from agentinfer_lg.compression.notes_store import NotesStore
 
 _SPACE = ("agentinfer", "notes", "session")
 
@@ -24,25 +24,27 @@ class _Forgetful(InMemoryStore):
 
 async def test_the_store_keeps_it() -> None:
     store, spare = InMemoryStore(), InMemoryStore()
-    shelf = Shelf(store, spare, _SPACE)
+    shelf = NotesStore(store, spare, _SPACE)
     assert await shelf.get("a") is None
     await shelf.put("a", {"notes": 1})
     assert await shelf.get("a") == {"notes": 1}
     assert await spare.aget(_SPACE, "a") is None
-    assert await Shelf(store, InMemoryStore(), _SPACE).get("a") == {"notes": 1}, "another process finds it"
-    assert await Shelf(store, spare, ("agentinfer", "notes", "other")).get("a") is None
+    assert await NotesStore(store, InMemoryStore(), _SPACE).get("a") == {"notes": 1}, (
+        "another process finds it"
+    )
+    assert await NotesStore(store, spare, ("agentinfer", "notes", "other")).get("a") is None
     assert shelf.problem == ""
 
 
 async def test_without_a_store_the_spare_does() -> None:
     spare = InMemoryStore()
-    await Shelf(None, spare, _SPACE).put("a", {"notes": 1})
-    assert await Shelf(None, spare, _SPACE).get("a") == {"notes": 1}
+    await NotesStore(None, spare, _SPACE).put("a", {"notes": 1})
+    assert await NotesStore(None, spare, _SPACE).get("a") == {"notes": 1}
 
 
 async def test_a_failing_store() -> None:
     for store in (_Broken(), _Forgetful()):
-        shelf = Shelf(store, InMemoryStore(), _SPACE)
+        shelf = NotesStore(store, InMemoryStore(), _SPACE)
         assert await shelf.get("a") is None
         await shelf.put("a", {"notes": 1})
         assert await shelf.get("a") == {"notes": 1}
@@ -50,7 +52,7 @@ async def test_a_failing_store() -> None:
 
 
 async def test_both_stores_fail() -> None:
-    shelf = Shelf(_Broken(), _Broken(), _SPACE)
+    shelf = NotesStore(_Broken(), _Broken(), _SPACE)
     await shelf.put("a", {"notes": 1})
     assert await shelf.get("a") is None
     assert "the store is gone" in shelf.problem

@@ -11,9 +11,9 @@ from agentinfer_lg.compression.policy import (
     covered,
     expected_turns,
     fold_until,
+    job_id,
     pays,
     shared_tokens,
-    ticket_id,
     to_distill,
 )
 from agentinfer_lg.compression.view import Round, message_tokens, split_rounds
@@ -68,14 +68,14 @@ def test_covered() -> None:
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=10), max_size=4), st.text(max_size=5), st.text(max_size=5))
 def test_the_ticket_is_its_content(texts: list[str], question: str, earlier: str) -> None:
-    ticket = ticket_id(question, earlier, _rounds(*texts))
-    assert ticket == ticket_id(question, earlier, _rounds(*texts))
+    ticket = job_id(question, earlier, _rounds(*texts))
+    assert ticket == job_id(question, earlier, _rounds(*texts))
     assert len(ticket) == 24
-    assert ticket != ticket_id(question + "x", earlier, _rounds(*texts))
-    assert ticket != ticket_id(question, earlier + "x", _rounds(*texts))
-    assert ticket != ticket_id(question, earlier, _rounds(*texts, ""))
-    assert ticket_id("a", "bc", []) != ticket_id("ab", "c", [])
-    assert ticket_id("q", "", _rounds("a", "bc")) != ticket_id("q", "", _rounds("ab", "c"))
+    assert ticket != job_id(question + "x", earlier, _rounds(*texts))
+    assert ticket != job_id(question, earlier + "x", _rounds(*texts))
+    assert ticket != job_id(question, earlier, _rounds(*texts, ""))
+    assert job_id("a", "bc", []) != job_id("ab", "c", [])
+    assert job_id("q", "", _rounds("a", "bc")) != job_id("q", "", _rounds("ab", "c"))
 
 
 def test_the_ticket_does_not_depend_on_ids_or_thoughts() -> None:
@@ -83,8 +83,8 @@ def test_the_ticket_does_not_depend_on_ids_or_thoughts() -> None:
     other = [
         Round(AIMessage("else", id="x"), (ToolMessage("text", tool_call_id="y", name="web_search", id="z"),))
     ]
-    assert ticket_id("q", "", one) == ticket_id("q", "", other)
-    assert ticket_id("\ud800", "", one)
+    assert job_id("q", "", one) == job_id("q", "", other)
+    assert job_id("\ud800", "", one)
 
 
 @pytest.mark.parametrize(

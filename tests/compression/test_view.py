@@ -16,7 +16,7 @@ from langchain_core.messages import (
 
 from agentinfer_lg.compression.view import (
     STUB,
-    Swap,
+    Compaction,
     compressed_view,
     latest_tokens,
     message_tokens,
@@ -59,10 +59,10 @@ def _transcript(sizes: list[list[int]], *, raw: bool = True) -> list[AnyMessage]
     return messages
 
 
-def _swap(messages: list[AnyMessage], upto: int, folded: int = 0) -> Swap:
+def _swap(messages: list[AnyMessage], upto: int, folded: int = 0) -> Compaction:
     """A swap of the first `upto` rounds, of which the first `folded` are left out."""
     rounds = split_rounds(messages)
-    return Swap(
+    return Compaction(
         ticket="t",
         upto=rounds[upto - 1].last_id,
         folded=rounds[folded - 1].last_id if folded else "",
@@ -77,7 +77,7 @@ _sizes = st.lists(st.lists(st.sampled_from([0, 5, 60]), min_size=1, max_size=3),
 
 
 @st.composite
-def _cases(draw: st.DrawFn) -> tuple[list[AnyMessage], Swap]:
+def _cases(draw: st.DrawFn) -> tuple[list[AnyMessage], Compaction]:
     messages = _transcript(draw(_sizes), raw=draw(st.booleans()))
     upto = draw(st.integers(1, len(split_rounds(messages))))
     return messages, _swap(messages, upto, draw(st.integers(0, upto - 1)))
@@ -94,7 +94,7 @@ def _wire(view: list[AnyMessage], mode: Mode) -> list[Any]:
 @settings(deadline=None)
 @given(case=_cases())
 def test_until_the_next_swap_each_prompt_extends_the_one_before(
-    mode: Mode, reasoning: bool, case: tuple[list[AnyMessage], Swap]
+    mode: Mode, reasoning: bool, case: tuple[list[AnyMessage], Compaction]
 ) -> None:
     messages, swap = case
     rounds = split_rounds(messages)
@@ -109,7 +109,9 @@ def test_until_the_next_swap_each_prompt_extends_the_one_before(
 
 @settings(deadline=None)
 @given(_cases())
-def test_steps_are_word_for_word_and_calls_keep_their_results(case: tuple[list[AnyMessage], Swap]) -> None:
+def test_steps_are_word_for_word_and_calls_keep_their_results(
+    case: tuple[list[AnyMessage], Compaction],
+) -> None:
     messages, swap = case
     copies = [message.model_copy(deep=True) for message in messages]
     view = compressed_view(messages, swap, stub=_stub)
@@ -130,7 +132,7 @@ def test_steps_are_word_for_word_and_calls_keep_their_results(case: tuple[list[A
 @settings(deadline=None)
 @given(case=_cases())
 def test_json_alternates_and_nothing_private_is_sent(
-    reasoning: bool, case: tuple[list[AnyMessage], Swap]
+    reasoning: bool, case: tuple[list[AnyMessage], Compaction]
 ) -> None:
     messages, swap = case
     view = compressed_view(messages, swap, stub=_stub, reasoning=reasoning)
@@ -143,7 +145,7 @@ def test_json_alternates_and_nothing_private_is_sent(
 
 @settings(deadline=None)
 @given(_cases())
-def test_no_call_is_open_in_the_native_form(case: tuple[list[AnyMessage], Swap]) -> None:
+def test_no_call_is_open_in_the_native_form(case: tuple[list[AnyMessage], Compaction]) -> None:
     messages, swap = case
     wire = _wire(compressed_view(messages, swap, stub=_stub), "native")
     for position, message in enumerate(wire):

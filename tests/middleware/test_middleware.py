@@ -611,7 +611,7 @@ def test_little_is_left_of_a_session() -> None:
         for item in middleware._shared.spare.search(space)
     ]
     assert len(kept) <= 3
-    assert len(middleware._shared.jobs._tasks) <= 6
+    assert len(middleware._shared.background._tasks) <= 6
 
 
 def test_sessions_share_nothing() -> None:
@@ -624,6 +624,22 @@ def test_sessions_share_nothing() -> None:
         for thread in ("one", "two"):
             run(agent, ask(), "sync", {"configurable": {"thread_id": thread}})
     assert len(set(store.list_namespaces())) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_store_that_forgets_costs_no_notes(mode: Mode) -> None:
+    class Forgetful(InMemoryStore):
+        def batch(self, ops: Any) -> Any:
+            return [None for _ in ops]
+
+        async def abatch(self, ops: Any) -> Any:
+            return [None for _ in ops]
+
+    with FakeOpenAI(Agent(5)) as server:
+        middleware = distilling(server, compression="barrier")
+        agent = create_agent(model(server), [look_up], middleware=[middleware], store=Forgetful())
+        run(agent, ask(), mode)
+    assert "Notes on results" in calls(server, "think")[-1].text
 
 
 def test_a_store_that_fails_ends_no_run() -> None:

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMes
 from agentinfer_lg.compression.distillate import Distillate
 from agentinfer_lg.compression.lacking import lacking
 from agentinfer_lg.compression.originals import recall_text
-from agentinfer_lg.compression.view import Swap
+from agentinfer_lg.compression.view import Compaction
 from agentinfer_lg.context import Context
 from agentinfer_lg.evals.compression.granularity.session import DetailSession, Probe, contains
 from agentinfer_lg.llm.calling import Caller
@@ -179,10 +179,10 @@ def _written(
 ) -> list[BaseMessage]:
     """The transcript as the model sees it; only its end speaks of the probe, as if it had just come up."""
     prompts = PROMPTS[session.language]
-    swap = None if notes is None else _swap(session, notes.text(prompts, recall=recall))
+    compaction = None if notes is None else _compaction(session, notes.text(prompts, recall=recall))
     state = cast(
         SeekerState,
-        {"messages": list(messages), "compression": {"swap": swap}, "language": session.language},
+        {"messages": list(messages), "compression": {"swap": compaction}, "language": session.language},
     )
     written = write_transcript(
         seeker_view(state, context), mode="json", prompts=prompts, question=session.task
@@ -192,8 +192,8 @@ def _written(
     return written
 
 
-def _swap(session: DetailSession, text: str) -> Swap:
-    return Swap(
+def _compaction(session: DetailSession, text: str) -> Compaction:
+    return Compaction(
         ticket="notes", upto=session.upto, folded="", text=text, turn=0, tokens_before=0, tokens_after=0
     )
 

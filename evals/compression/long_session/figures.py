@@ -1,4 +1,4 @@
-"""What a recorded long session shows: round by round, swap by swap, and all in all. Pure."""
+"""What a recorded long session shows: round by round, compaction by compaction, and all in all. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RoundFigures:
     distilling: bool
     """Whether a distillation ran during the round, or a part of it."""
     swapped: bool
-    """Whether the Think request was the first one after a swap."""
+    """Whether the Think request was the first one after a compaction."""
     extends: bool
     """Whether its prompt begins with the prompt of the round before."""
 
@@ -84,14 +84,14 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SwapFigures:
-    """One swap; tokens are those that the engine counted."""
+class CompactionFigures:
+    """One compaction; tokens are those that the engine counted."""
 
     turn: int
     lag: int
     """Turns since the distillation was asked for."""
     tokens_before: int
-    """Length that the prompt of this turn would have had without the swap."""
+    """Length that the prompt of this turn would have had without the compaction."""
     tokens_after: int
     """Length that it had."""
     common_tokens: int
@@ -99,9 +99,9 @@ class SwapFigures:
     cached_tokens: int
     """Of the prompt of this turn."""
     bulk_tokens: int
-    """Prefilled ahead of the swap, while the agent went on."""
+    """Prefilled ahead of the compaction, while the agent went on."""
     rest_tokens: int
-    """Prefilled at the boundary, as a part of the swap."""
+    """Prefilled at the boundary, as a part of the compaction."""
     rest_seconds: float
     """How long that took."""
     boundary_seconds: float
@@ -112,12 +112,12 @@ class SwapFigures:
 
     @property
     def ratio(self) -> float:
-        """Context after the swap as a share of what it was."""
+        """Context after the compaction as a share of what it was."""
         return self.tokens_after / self.tokens_before
 
     @property
     def hit_share(self) -> float:
-        """Share of the first prompt after the swap that was in the prefix cache."""
+        """Share of the first prompt after the compaction that was in the prefix cache."""
         return self.cached_tokens / self.tokens_after
 
     @property
@@ -137,7 +137,7 @@ class Figures:
 
     rounds: tuple[RoundFigures, ...]
     distillations: tuple[Distillation, ...]
-    swaps: tuple[SwapFigures, ...]
+    swaps: tuple[CompactionFigures, ...]
     events: tuple[Mapping[str, Any], ...]
     """As they were streamed, each with its time from the beginning (`at`)."""
     series: tuple[Mapping[str, float], ...]
@@ -167,7 +167,7 @@ class Figures:
     def mean_think_seconds(self, *, distilling: bool) -> float | None:
         """Return the mean time of Think requests with or without a distillation beside them; None if there were none.
 
-        A request after a swap counts as neither.
+        A request after a compaction counts as neither.
         """
         found = [
             each.think_seconds for each in self.rounds if each.distilling == distilling and not each.swapped
@@ -191,7 +191,7 @@ def measure(recording: Recording) -> Figures:
 
 
 def prompts_to_count(exchanges: Sequence[Exchange]) -> list[tuple[dict[str, Any], ...]]:
-    """Return two prompts per swap: what the turn would have seen without it, and what it saw.
+    """Return two prompts per compaction: what the turn would have seen without it, and what it saw.
 
     The last round is whole in both, so the first is the prompt of the round before, with the last step and its results.
     """
@@ -288,7 +288,7 @@ def _distillations(recording: Recording) -> list[tuple[Distillation, _Span]]:
     return found
 
 
-def _swaps(recording: Recording) -> list[SwapFigures]:
+def _swaps(recording: Recording) -> list[CompactionFigures]:
     events = {
         event.values["turn"]: event.values
         for event in recording.events
@@ -311,7 +311,7 @@ def _swaps(recording: Recording) -> list[SwapFigures]:
         bulk = [each for each in ahead if each not in rest]
         old = _context_before(recording.exchanges, think)
         found.append(
-            SwapFigures(
+            CompactionFigures(
                 turn=think.turn,
                 lag=int(events.get(think.turn, {}).get("lag", 0)),
                 tokens_before=len(before),
@@ -336,7 +336,7 @@ def _context_before(exchanges: Sequence[Exchange], think: Exchange) -> int:
 
 
 def _superseded(recording: Recording, swapped: Sequence[Exchange], number: int) -> int:
-    """Blocks that were given up from this swap to the next: nothing else moves this counter."""
+    """Blocks that were given up from this compaction to the next: nothing else moves this counter."""
     last = number + 1 == len(swapped)
     until = float("inf") if last else swapped[number + 1].sent
     values = [

@@ -7,6 +7,7 @@ that the engine emitted passed in after each step.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -294,6 +295,25 @@ def _arctic(**options: Any) -> Factory:
     return lambda k, cost: ArcticDrafter(**options)
 
 
+_GRID = "arctic@"
+"""Begins the name of suffix decoding at given settings: `arctic@FACTOR/DEPTH/LEAST`."""
+
+
+def arctic_grid() -> tuple[str, ...]:
+    """Return the names of suffix decoding at every setting that the rival is tuned over."""
+    settings = itertools.product((1.0, 1.5, 2.0, 3.0, 4.0), (24, 64), (0.1, 0.2, 0.3, 0.4))
+    return tuple(f"{_GRID}{factor:g}/{depth}/{least:g}" for factor, depth, least in settings)
+
+
+def _arctic_at(name: str) -> Factory:
+    try:
+        factor, depth, least = name.removeprefix(_GRID).split("/")
+        return _arctic(factor=float(factor), depth=int(depth), least=float(least))
+    except ValueError:
+        msg = f"{name} is not of the form {_GRID}FACTOR/DEPTH/LEAST, such as {_GRID}2/64/0.2."
+        raise UserInputError(msg) from None
+
+
 def _sam(*, across_turns: bool = True, **options: Any) -> Factory:
     def make(k: int, cost: float) -> ReplayDrafter:
         from agentinfer_lg.serving.sam.draft.drafter import DrafterOptions
@@ -339,10 +359,10 @@ def missing_package(name: str) -> str:
     Raises:
         UserInputError: There is no drafter of this name.
     """
-    if name not in DRAFTERS:
+    if name not in DRAFTERS and not name.startswith(_GRID):
         msg = f"There is no drafter {name!r}. Drafters are {', '.join(DRAFTERS)}."
         raise UserInputError(msg)
-    package = DRAFTERS[name][0]
+    package, _ = _entry(name)
     if not package or importlib.util.find_spec(package) is not None:
         return ""
     return f"{name} is left out: it needs pip install 'agentinfer-lg[{_EXTRAS[package]}]'."
@@ -361,4 +381,9 @@ def make_drafter(name: str, *, k: int, marginal_cost: float = 0.03) -> ReplayDra
     """
     if sentence := missing_package(name):
         raise UserInputError(sentence)
-    return DRAFTERS[name][1](k, marginal_cost)
+    return _entry(name)[1](k, marginal_cost)
+
+
+def _entry(name: str) -> tuple[str, Factory]:
+    """Return the package that a drafter needs, and what makes it."""
+    return ("arctic_inference", _arctic_at(name)) if name.startswith(_GRID) else DRAFTERS[name]

@@ -7,13 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from agentinfer_lg.compression.view import Swap
+from agentinfer_lg.compression.view import Compaction
 from agentinfer_lg.context import Context
 from agentinfer_lg.llm.protocol import Action, Step
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.llm.transcript import step_message
 from agentinfer_lg.nodes.seeker.compaction import hidden_numbers, seeker_view, supersedes, visible_results
-from agentinfer_lg.nodes.seeker.handover import after_rescue, rescue_in_force, rescue_numbers, rescue_swap
+from agentinfer_lg.nodes.seeker.handover import (
+    after_rescue,
+    handover_in_force,
+    handover_numbers,
+    write_handover,
+)
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.state import SeekerState
 
@@ -48,8 +53,8 @@ def _result(number: int, text: str, title: str = "") -> str:
 
 def _rescued(
     state: SeekerState, context: Context | None = None, *, turn: int = 9
-) -> tuple[SeekerState, Swap]:
-    swap = rescue_swap(state, context or Context(), turn=turn)
+) -> tuple[SeekerState, Compaction]:
+    swap = write_handover(state, context or Context(), turn=turn)
     assert swap is not None
     return cast(SeekerState, {**state, "tier": "large", "rescue": swap}), swap
 
@@ -113,14 +118,14 @@ def test_the_latest_searches_count_too() -> None:
     ids=["off", "0", "no rounds", "no results", "no text"],
 )
 def test_nothing_takes_the_place_of_the_results(contents: list[str], knobs: dict[str, Any]) -> None:
-    assert rescue_swap(_state(*contents), Context(**knobs), turn=1) is None
+    assert write_handover(_state(*contents), Context(**knobs), turn=1) is None
 
 
 @pytest.mark.parametrize("knobs", [{"compression": "off"}, {"rescue_tokens": 0}], ids=str)
 def test_a_branch_without_it_sees_the_originals(knobs: dict[str, Any]) -> None:
     state, _ = _rescued(_state(_result(1, FILLER)))
     context = Context(**knobs)
-    assert rescue_in_force(state, context) is None
+    assert handover_in_force(state, context) is None
     assert seeker_view(state, context) == state["messages"]
     assert hidden_numbers(state, context) == set()
     assert not supersedes(state, context, "large")
@@ -128,16 +133,16 @@ def test_a_branch_without_it_sees_the_originals(knobs: dict[str, Any]) -> None:
 
 def test_a_state_of_an_earlier_version() -> None:
     state = _state(_result(1, FILLER), tier="large")
-    assert rescue_in_force(state, Context()) is None
+    assert handover_in_force(state, Context()) is None
     assert not after_rescue(state)
     assert seeker_view(state, Context()) == state["messages"]
 
 
 def test_only_the_large_model_sees_it() -> None:
     state, swap = _rescued(_state(_result(1, FILLER)))
-    assert rescue_in_force(state, Context()) == swap
+    assert handover_in_force(state, Context()) == swap
     back = cast(SeekerState, {**state, "tier": "small"})
-    assert rescue_in_force(back, Context()) is None
+    assert handover_in_force(back, Context()) is None
     assert seeker_view(back, Context()) == back["messages"]
     assert not supersedes(back, Context(), "small")
     assert after_rescue(back)
@@ -160,7 +165,7 @@ def test_what_comes_after_is_shown_whole() -> None:
     before, after = seeker_view(state, Context()), seeker_view(later, Context())
     assert after[: len(before)] == before
     assert after[-1].content == _result(3, f"{FACT} {FILLER}")
-    assert rescue_numbers(later, swap) == hidden_numbers(later, Context()) == {1, 2}
+    assert handover_numbers(later, swap) == hidden_numbers(later, Context()) == {1, 2}
     visible = visible_results(later, Context())
     assert FACT in visible
     assert visible.startswith(swap["text"])
@@ -170,7 +175,7 @@ def test_what_comes_after_is_shown_whole() -> None:
 def test_results_that_notes_stand_for_are_looked_at_too() -> None:
     contents = [_result(1, f"{FILLER} {FACT}"), _result(2, FILLER)]
     notes = {"facts": [], "details": [], "leads": [], "dead_ends": [], "numbers": [1]}
-    own = Swap(
+    own = Compaction(
         ticket="t", upto="s-0-0-result", folded="", text="none", turn=1, tokens_before=0, tokens_after=0
     )
     state = _state(*contents, compression={"swap": own, "notes": notes})
@@ -194,7 +199,7 @@ def test_very_many_steps_are_folded() -> None:
 
 
 def test_steps_that_left_the_small_models_context_do_not_come_back() -> None:
-    own = Swap(
+    own = Compaction(
         ticket="t",
         upto="s-1-0-result",
         folded="s-0-0-result",

@@ -12,7 +12,7 @@ from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage, conve
 
 from agentinfer_lg.collab.progress_check import PROGRESS_PROMPT
 from agentinfer_lg.compression.originals import as_body
-from agentinfer_lg.compression.view import Swap, compressed_view
+from agentinfer_lg.compression.view import Compaction, compressed_view
 from agentinfer_lg.evals.agent.self_evaluation.oracle_check import Seen, is_progress, names_title, seen_in
 from agentinfer_lg.evals.datasets.closed_world.world import World, generate_world
 from agentinfer_lg.llm.protocol import Action, Step
@@ -178,7 +178,7 @@ def test_what_compression_takes_away_is_still_known(found: Session) -> None:
     notes = f"{found.prompts.notes_heading.format(numbers='[1]')}\n[1] {second}: 1900."
     last = str(found.messages[-1].id)
     found.search(first)
-    swap = Swap(
+    swap = Compaction(
         ticket="t",
         upto=last,
         folded=str(found.messages[2].id),

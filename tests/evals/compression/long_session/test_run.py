@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from support.fake_openai import Brain, FakeOpenAI, Reply, constrained_text
 
+from agentinfer_lg.compression import cycle
 from agentinfer_lg.evals.common.slow_search import SlowSearch
 from agentinfer_lg.evals.compression.long_session import run as long_session
 from agentinfer_lg.evals.compression.long_session.figures import Figures, measure
 from agentinfer_lg.evals.compression.long_session.run import LongSessionOptions, Variant, record
 from agentinfer_lg.evals.compression.long_session.script import make_script
-from agentinfer_lg.nodes.seeker import compaction as compress
 from agentinfer_lg.tools.search import SearchHit
 
 ROUNDS = 8
@@ -48,7 +48,7 @@ def docs(tmp_path: Path) -> Path:
 async def run(docs: Path, variant: Variant, monkeypatch: pytest.MonkeyPatch) -> tuple[Figures, list[str]]:
     monkeypatch.setattr(long_session, "_PUBLISHED_SECONDS", 0.0)
     monkeypatch.setattr(long_session, "SlowSearch", PatientSearch)
-    monkeypatch.setattr(compress, "_GRACE_SECONDS", 60.0)
+    monkeypatch.setattr(cycle, "_GRACE_SECONDS", 60.0)
     options = LongSessionOptions(
         model="", docs=docs, rounds=ROUNDS, after_tokens=1500, keep_rounds=1, notes_tokens=200, keep=4
     )

@@ -300,7 +300,7 @@ class SeekerState(_Shared, total=False):
     """What stands for the results so far while the large model is at work."""
     compression: dict[str, Any]
     """JSON: `ticket` (`compression.policy.Job`) while a distillation is asked for, `swap` (`compression.view.Compaction`) and
-    `notes` (`compression.distillate.Distillate`) once there was one, `given_up` when no other would pay."""
+    `notes` (`compression.distillate.Distillate`) once there was one, `not_before` where notes would not have paid."""
 
 
 class SeekerOutput(_Shared, total=False):

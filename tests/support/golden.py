@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from support.sched_traces import write_coding_traces
 from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli.bench import app
-from support.sched_traces import write_coding_traces
 
 FOLDER = Path(__file__).parents[1] / "evals" / "golden"
 DATA = os.environ.get("AGENTINFER_DATA", "")
@@ -52,7 +52,16 @@ def sam_recorded(folder: Path) -> Figures:
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.save(str(folder / "tokenizer.json"))
-    flags = ("--sets", "tau-airline,who-and-when", "--drafters", "none,ngram,ours", "--k", "8", "--half", "all")
+    flags = (
+        "--sets",
+        "tau-airline,who-and-when",
+        "--drafters",
+        "none,ngram,ours",
+        "--k",
+        "8",
+        "--half",
+        "all",
+    )
     return _rows(folder, "sam", *flags, "--limit-sessions", "3", "--tokenizer", str(folder), "--data", DATA)
 
 
@@ -80,7 +89,9 @@ NEEDS_DATA = ("sam-recorded", "progress")
 
 def _rows(folder: Path, *arguments: str) -> Figures:
     found = _written(folder, *arguments)
-    return {name: [_steady(row, folder) for row in found[name]] for name in ("rows", "pooled") if name in found}
+    return {
+        name: [_steady(row, folder) for row in found[name]] for name in ("rows", "pooled") if name in found
+    }
 
 
 def _steady(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:

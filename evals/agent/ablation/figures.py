@@ -9,8 +9,8 @@ from typing import Any
 from agentinfer_lg.evals.agent.ablation.run import Cell
 from agentinfer_lg.evals.agent.benchmark.figures import Breakdown, break_down, combined
 from agentinfer_lg.evals.agent.configurations import CONFIGURATIONS
+from agentinfer_lg.evals.common.bootstrap import Interval, paired_difference, paired_ratio
 from agentinfer_lg.evals.common.metrics_page import ServerFigures
-from agentinfer_lg.evals.common.paired import Interval, paired_difference, paired_ratio
 
 Record = Mapping[str, Any]  # Any: JSON of a cell's question
 

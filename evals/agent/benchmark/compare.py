@@ -10,7 +10,7 @@ from typing import Any
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.agent.benchmark.figures import break_down
 from agentinfer_lg.evals.agent.benchmark.folder import Asked, Result, read_asked
-from agentinfer_lg.evals.common.paired import Interval, paired_difference, paired_ratio
+from agentinfer_lg.evals.common.bootstrap import Interval, paired_difference, paired_ratio
 from agentinfer_lg.evals.grading.answers import exact_match, token_f1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from agentinfer_lg.evals.agent.ablation.figures import question_breakdown
 from agentinfer_lg.evals.agent.benchmark.figures import combined
 from agentinfer_lg.evals.agent.self_evaluation.run import Condition, SelfEvaluationCell
-from agentinfer_lg.evals.common.paired import Interval, paired_difference, paired_ratio
+from agentinfer_lg.evals.common.bootstrap import Interval, paired_difference, paired_ratio
 
 REFERENCE = Condition(rate=0.0, verifier=True)
 """What the others are compared with: perfect checks, with the verifier."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from agentinfer_lg.evals.common.bootstrap import Interval, bootstrap, quotient, summed
 from agentinfer_lg.evals.compression.granularity.run import Row
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,7 @@ def difference(rows: Sequence[Row], policy: str, other: str) -> list[Difference]
         ]
         if not pairs:
             continue
-        low, high = _interval(pairs)
+        mean = _mean(pairs)
         deltas = [delta for _, delta in pairs]
         found.append(
             Difference(
@@ -91,9 +89,9 @@ def difference(rows: Sequence[Row], policy: str, other: str) -> list[Difference]
                 policy=policy,
                 other=other,
                 tasks=len(pairs),
-                points=100 * fmean(deltas),
-                low=100 * low,
-                high=100 * high,
+                points=100 * mean.value,
+                low=100 * mean.low,
+                high=100 * mean.high,
                 won=sum(delta > 0 for delta in deltas),
                 lost=sum(delta < 0 for delta in deltas),
             )
@@ -109,16 +107,16 @@ def _sets(rows: Sequence[Row]) -> Mapping[str, Sequence[Row]]:
 
 def _figures(name: str, policy: str, rows: Sequence[Row]) -> Figures:
     sessions = {row.session: row for row in rows}
-    low, high = _interval([(row.session, float(row.right)) for row in rows])
+    accuracy = _mean((row.session, float(row.right)) for row in rows)
     mean: Callable[[Callable[[Row], float]], float] = lambda value: fmean(value(row) for row in rows)  # noqa: E731
     return Figures(
         set=name,
         policy=policy,
         tasks=len(rows),
         sessions=len(sessions),
-        accuracy=mean(lambda row: row.right),
-        accuracy_low=low,
-        accuracy_high=high,
+        accuracy=accuracy.value,
+        accuracy_low=accuracy.low,
+        accuracy_high=accuracy.high,
         in_notes=mean(lambda row: row.in_notes),
         shown=mean(lambda row: row.shown),
         recalls=mean(lambda row: row.recalls),
@@ -131,15 +129,6 @@ def _figures(name: str, policy: str, rows: Sequence[Row]) -> Figures:
     )
 
 
-def _interval(values: Sequence[tuple[str, float]]) -> tuple[float, float]:
-    """95% percentile bootstrap of the mean: sessions are drawn, not tasks, since those of one share their notes."""
-    groups: dict[str, list[float]] = {}
-    for session, value in values:
-        groups.setdefault(session, []).append(value)
-    draw, members = random.Random(0), list(groups.values())
-    means = []
-    for _ in range(_RESAMPLES):
-        drawn = [value for group in draw.choices(members, k=len(members)) for value in group]
-        means.append(fmean(drawn))
-    means.sort()
-    return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
+def _mean(values: Iterable[tuple[str, float]]) -> Interval:
+    """Mean with its interval: sessions are drawn, not tasks, since those of one share their notes."""
+    return bootstrap(summed((session, (value, 1.0)) for session, value in values), quotient)

@@ -14,8 +14,9 @@ from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.common.flags import model_folder, names, step_progress, whole_numbers
 
 if TYPE_CHECKING:
+    from agentinfer_lg.evals.common.bootstrap import Interval
     from agentinfer_lg.evals.datasets.trajectories import Session
-    from agentinfer_lg.evals.sam.engine.figures import EngineRow, Ratio
+    from agentinfer_lg.evals.sam.engine.figures import EngineRow
     from agentinfer_lg.evals.sam.engine.plan import Piece, Spec
     from agentinfer_lg.evals.sam.engine.run import EngineBenchmark
 
@@ -189,7 +190,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _ratio(ratio: Ratio | None) -> str:
+def _ratio(ratio: Interval | None) -> str:
     return "-" if ratio is None else f"{ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
 
 

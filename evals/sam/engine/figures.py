@@ -6,16 +6,14 @@ order break a tie in another way) a request counts for its variant's own figures
 
 from __future__ import annotations
 
-import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from agentinfer_lg.evals.common.bootstrap import Interval, bootstrap, quotient, summed
 from agentinfer_lg.evals.sam.engine.plan import Spec
-
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,15 +76,6 @@ class Run:
     counters: Counters
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A ratio to no speculation, with its 95% bootstrap interval over sessions."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRow:
     """Figures of one variant at one batch size. Latencies: the median over requests, unless it says mean."""
@@ -115,10 +104,10 @@ class EngineRow:
     tokens_per_step: float | None
     """Tokens per arrival after the first."""
     preempted: int
-    ratio_to_none: Ratio | None
+    ratio_to_none: Interval | None
     """Of the LLM latency."""
-    decode_ratio: Ratio | None
-    ttft_ratio: Ratio | None
+    decode_ratio: Interval | None
+    ttft_ratio: Interval | None
     """Over requests with as many cached tokens as without speculation."""
     throughput_ratio: float | None
     """Output tokens per second, relative to no speculation."""
@@ -220,27 +209,13 @@ def _pairs(own: Sequence[Run], base: Sequence[Run]) -> list[Pair]:
     return pairs
 
 
-def ratio(pairs: Sequence[Pair], measure: Callable[[TimedRequest], float]) -> Ratio | None:
+def ratio(pairs: Sequence[Pair], measure: Callable[[TimedRequest], float]) -> Interval | None:
     """Return the sum of `measure` over a variant's requests by the sum over the others; None where there are none.
 
     The interval is a percentile bootstrap: sessions are drawn, not requests, since those of one session are alike.
     """
-    sums: dict[str, tuple[float, float]] = {}
-    for mine, other in pairs:
-        before = sums.get(mine.session, (0.0, 0.0))
-        sums[mine.session] = (before[0] + measure(mine), before[1] + measure(other))
-    values = list(sums.values())
-    if sum(other for _, other in values) <= 0:
-        return None
-    draw = random.Random(0)
-    drawn = sorted(_quotient(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
-    low, high = drawn[int(0.025 * _RESAMPLES)], drawn[int(0.975 * _RESAMPLES)]
-    return Ratio(_quotient(values), low, high)
-
-
-def _quotient(values: Iterable[tuple[float, float]]) -> float:
-    own, other = map(sum, zip(*values, strict=True))
-    return own / other if other > 0 else 1.0
+    items = summed((mine.session, (measure(mine), measure(other))) for mine, other in pairs)
+    return bootstrap(items, quotient) if len(items) and items[:, 1].sum() > 0 else None
 
 
 def request_rows(runs: Iterable[Run]) -> list[dict[str, object]]:
@@ -269,7 +244,7 @@ def as_json(row: EngineRow) -> Mapping[str, object]:
     flat: dict[str, object] = {}
     for name in EngineRow.__dataclass_fields__:
         value = getattr(row, name)
-        if isinstance(value, Ratio):
+        if isinstance(value, Interval):
             flat |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:
             flat[name] = value

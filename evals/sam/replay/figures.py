@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentinfer_lg.errors import AgentInferError, UserInputError
+from agentinfer_lg.evals.common.bootstrap import FloatArray, Interval, bootstrap, summed
 from agentinfer_lg.evals.datasets.trajectories import Half, Session, in_half
 from agentinfer_lg.evals.sam.replay.drafters import Costs, ReplayDrafter
 
@@ -202,40 +203,26 @@ def _in_fork(session: Session, drafter: ReplayDrafter, k: int) -> _Result:
     return result
 
 
-def paired_interval(
-    ours: Score, other: Score, *, cost: float = 0.03, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Ratio of the speed-ups of two replays of the same sessions, with its 95% bootstrap interval.
+def speedup_ratio(ours: Score, other: Score, *, cost: float = 0.03) -> Interval:
+    """Return the ratio of the speed-ups of two replays of the same sessions.
 
-    Groups are resampled, not sessions: sessions on the same task are not independent.
+    Groups are drawn, not sessions: sessions on the same task are not independent.
 
     Args:
         ours: Numerator.
         other: Denominator.
         cost: Marginal cost of verifying one more token.
-        resamples: Number of bootstrap samples.
-        seed: Of the random numbers.
-
-    Returns:
-        The ratio, and the 2.5% and 97.5% quantiles.
     """
-    both = np.stack([_per_group(ours), _per_group(other)])  # [2, groups, (emitted, steps, drafted)]
-    draws = np.random.default_rng(seed).integers(0, both.shape[1], size=(resamples, both.shape[1]))
 
-    def ratio(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        speed = sums[..., 0] / np.maximum(sums[..., 1] + cost * sums[..., 2], 1e-9)
-        return np.asarray(speed[0] / speed[1])
+    def speed(sums: FloatArray) -> FloatArray:
+        return np.asarray(sums[..., 0] / np.maximum(sums[..., 1] + cost * sums[..., 2], 1e-9))
 
-    low, high = np.percentile(ratio(both[:, draws].sum(axis=2)), [2.5, 97.5])
-    return float(ratio(both.sum(axis=1))), float(low), float(high)
+    both = np.concatenate([_per_group(ours), _per_group(other)], axis=1)
+    return bootstrap(both, lambda sums: speed(sums[..., :3]) / speed(sums[..., 3:]))
 
 
-def _per_group(score: Score) -> npt.NDArray[np.float64]:
-    sums: dict[str, npt.NDArray[np.float64]] = {}
-    for tally in score.sessions:
-        own = np.array([tally.emitted, tally.steps, tally.drafted], dtype=np.float64)
-        sums[tally.group] = sums.get(tally.group, 0) + own
-    return np.stack(list(sums.values()))
+def _per_group(score: Score) -> FloatArray:
+    return summed((each.group, (each.emitted, each.steps, each.drafted)) for each in score.sessions)
 
 
 def _replay_session(session: Session, drafter: ReplayDrafter, k: int, *, ask_costs: bool = False) -> _Result:

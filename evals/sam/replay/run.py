@@ -14,7 +14,7 @@ from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.datasets.trajectories import SETS, Half, Session, load_sessions, tokenizer_file
 from agentinfer_lg.evals.sam.replay.batches import BATCH_DRAFTERS, measure
 from agentinfer_lg.evals.sam.replay.drafters import make_drafter, missing_package
-from agentinfer_lg.evals.sam.replay.figures import Score, paired_interval, replay
+from agentinfer_lg.evals.sam.replay.figures import Score, replay, speedup_ratio
 
 History = Literal["own", "foreign", "both"]
 """Finished sessions that a drafter may know: earlier ones of the same set; all of the other sets; both."""
@@ -174,7 +174,7 @@ def _rows(comparison: Comparison, name: str, k: int, scores: dict[str, Score]) -
         row |= {"half": comparison.half, "history": comparison.history, **score.row()}
         for reference in REFERENCES:
             if reference in scores and reference != drafter and score.sessions:
-                ratio, low, high = paired_interval(score, scores[reference])
+                ratio = speedup_ratio(score, scores[reference])
                 key = f"vs_{reference.replace('-', '_')}"
-                row |= {key: ratio, f"{key}_low": low, f"{key}_high": high}
+                row |= {key: ratio.value, f"{key}_low": ratio.low, f"{key}_high": ratio.high}
         yield row

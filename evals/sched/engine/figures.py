@@ -71,9 +71,9 @@ def compare(rounds: Sequence[Round]) -> list[Comparison]:
 
 def _comparison(policy: Policy, own: Sequence[Round], base: Sequence[Round]) -> Comparison:
     pairs = [(mine, theirs) for mine in own for theirs in base if mine.number == theirs.number]
-    predicted = [completion_ratio(mine.predicted, theirs.predicted)[0] for mine, theirs in pairs]
+    predicted = [completion_ratio(mine.predicted, theirs.predicted).value for mine, theirs in pairs]
     both = [(mine.measured, theirs.measured) for mine, theirs in pairs]
-    measured = [completion_ratio(mine, theirs)[0] if mine and theirs else None for mine, theirs in both]
+    measured = [completion_ratio(mine, theirs).value if mine and theirs else None for mine, theirs in both]
     done = [ratio for ratio in measured if ratio is not None]
     points = [_points(mine, theirs) for mine, theirs in both if mine and theirs]
     return Comparison(

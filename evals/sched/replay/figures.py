@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from agentinfer_lg.evals.common.bootstrap import Interval, paired_ratio
 from agentinfer_lg.evals.sched.replay.belady import HitRates
 from agentinfer_lg.evals.sched.replay.simulation import Sample, SimulationResult
 
@@ -173,21 +174,12 @@ def hit_rate(prompt_tokens: IntArray, hit_tokens: IntArray) -> float | None:
     return float(hit_tokens.sum()) / total if total else None
 
 
-def completion_ratio(
-    ours: Measured, other: Measured, *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Ratio of the mean completion times on the same sessions, with its 95% bootstrap interval.
-
-    Sessions are resampled, each with its times under both policies.
+def completion_ratio(ours: Measured, other: Measured) -> Interval:
+    """Return the ratio of the mean completion times on the same sessions.
 
     Args:
         ours: Numerator.
         other: Denominator.
-        resamples: Number of bootstrap samples.
-        seed: Of the random numbers.
-
-    Returns:
-        The ratio, and the 2.5% and 97.5% quantiles.
 
     Raises:
         ValueError: The replays are not of the same sessions.
@@ -195,11 +187,8 @@ def completion_ratio(
     if ours.completion.keys() != other.completion.keys():
         msg = "completion times can only be compared on the same sessions"
         raise ValueError(msg)
-    both = np.array([[ours.completion[name], other.completion[name]] for name in sorted(ours.completion)])
-    draws = np.random.default_rng(seed).integers(0, len(both), size=(resamples, len(both)))
-    sums = both[draws].sum(axis=1)
-    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
-    return float(both[:, 0].sum() / both[:, 1].sum()), float(low), float(high)
+    names = sorted(ours.completion)
+    return paired_ratio([ours.completion[n] for n in names], [other.completion[n] for n in names])
 
 
 def bound_covered(ours: Measured, other: Measured) -> float | None:

@@ -11,13 +11,14 @@ import queue
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.common.bootstrap import Interval
 from agentinfer_lg.evals.datasets.agent_traces import Part, TraceSession, load_coding_traces
 from agentinfer_lg.evals.sched.replay.adversarial import ATTACKS, Attack, build_attack
 from agentinfer_lg.evals.sched.replay.belady import hit_rates
@@ -161,7 +162,7 @@ class Cell:
     case: Case
     """Of the first seed."""
     measured: Measured
-    ratio: tuple[float, float, float] | None
+    ratio: Interval | None
     """Mean completion time over that of the reference, with its 95% interval; None: no reference."""
     bound_covered: float | None = None
     """Share of the distance from the reference's hit rate to the best one at this policy's own order."""
@@ -171,7 +172,7 @@ class Cell:
         row: Row = {**_labels(self.case), "seeds": self.case.grid.seeds, **self.measured.row()}
         if self.ratio:
             names = ("vs_fcfs", "vs_fcfs_low", "vs_fcfs_high")
-            row |= dict(zip(names, self.ratio, strict=True))
+            row |= dict(zip(names, astuple(self.ratio), strict=True))
             row["bound_covered"] = self.bound_covered
         return row
 

@@ -16,7 +16,7 @@ from agentinfer_lg.evals.agent.benchmark.folder import Asked, load_results
 np = pytest.importorskip("numpy")
 
 from agentinfer_lg.evals.agent.benchmark.compare import compare_runs  # noqa: E402  # it needs numpy
-from agentinfer_lg.evals.common.paired import paired_difference, paired_ratio  # noqa: E402
+from agentinfer_lg.evals.common.bootstrap import paired_difference, paired_ratio  # noqa: E402
 
 _values = st.lists(st.floats(0.1, 1000.0), min_size=1, max_size=30)
 

@@ -1,13 +1,14 @@
-"""What a vLLM server counts at `/metrics`: tokens, prefix cache, queueing, speculation."""
+"""What a vLLM server tells at `/metrics`: tokens, prefix cache, queueing, speculation, and the figures of AgentSched."""
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 _SERIES = {
     "vllm:prompt_tokens_total": "prompt_tokens",
@@ -22,7 +23,15 @@ _SERIES = {
     "vllm:spec_decode_num_draft_tokens_total": "drafted_tokens",
     "vllm:spec_decode_num_accepted_tokens_total": "accepted_tokens",
 }
-_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
+_SCHED = "agentinfer_sched_"
+
+_STATE = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:prefix_cache_queries_total": "cache_queries",
+    "vllm:prefix_cache_hits_total": "cache_hits",
+    "vllm:num_preemptions_total": "preemptions",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,37 +93,57 @@ class ServerState:
     """Blocks that waiting requests need, by the capacity (z)."""
 
 
+def read_samples(text: str) -> Mapping[str, Sequence[float]]:
+    """Return the finite values of a page in Prometheus' format by the names of their series, whatever their labels.
+
+    A line that cannot be read is left out: a page must not end a run that has taken hours.
+    """
+    found: dict[str, list[float]] = {}
+    for line in text.splitlines():
+        try:
+            families = list(text_string_to_metric_families(f"{line}\n"))
+        except ValueError:
+            continue
+        for sample in (sample for family in families for sample in family.samples):
+            if math.isfinite(sample.value):
+                found.setdefault(sample.name, []).append(sample.value)
+    return found
+
+
+def summed_series(text: str, names: Mapping[str, str]) -> dict[str, float]:
+    """Return the sums of series over their labels.
+
+    Args:
+        text: The page.
+        names: Name of a series to its name in the result; one that is not on the page is left out.
+    """
+    samples = read_samples(text)
+    return {name: sum(samples[series]) for series, name in names.items() if series in samples}
+
+
 def read_server_figures(text: str) -> ServerFigures:
-    """Read a page in Prometheus' format; series that are not there count as 0."""
-    sums: dict[str, float] = {}
-    for name, value in _SAMPLE.findall(text):
-        if name in _SERIES:
-            sums[_SERIES[name]] = sums.get(_SERIES[name], 0.0) + float(value)
-    return ServerFigures(**sums)
+    """Return the counters of a page; series that are not there count as 0."""
+    return ServerFigures(**summed_series(text, _SERIES))
 
 
 def read_server_state(text: str) -> ServerState:
-    """Read a page in Prometheus' format; values that are no numbers count as not there."""
-    found: dict[str, list[float]] = {}
-    for name, value in _SAMPLE.findall(text):
-        if (number := _number(value)) is not None:
-            found.setdefault(name, []).append(number)
-    counted = {
-        name: sum(found.get(f"vllm:{series}", ()))
-        for name, series in (
-            ("running", "num_requests_running"),
-            ("waiting", "num_requests_waiting"),
-            ("cache_queries", "prefix_cache_queries_total"),
-            ("cache_hits", "prefix_cache_hits_total"),
-            ("preemptions", "num_preemptions_total"),
-        )
-    }
+    """Return what a server is doing; values that are not there count as 0."""
+    found = read_samples(text)
     return ServerState(
-        **counted,
+        **summed_series(text, _STATE),
         kv_usage=max(found.get("vllm:kv_cache_usage_perc", ()), default=0.0),
-        price=max(found.get("agentinfer_sched_lambda", ()), default=None),
-        pressure=max(found.get("agentinfer_sched_pressure", ()), default=None),
+        price=max(found.get(f"{_SCHED}lambda", ()), default=None),
+        pressure=max(found.get(f"{_SCHED}pressure", ()), default=None),
     )
+
+
+def read_sched_series(text: str) -> dict[str, float]:
+    """Return AgentSched's counters and gauges by the names of its table of series; empty where it is not on."""
+    return {
+        name.removeprefix(_SCHED).removesuffix("_total"): values[-1]
+        for name, values in read_samples(text).items()
+        if name.startswith(_SCHED)
+    }
 
 
 async def fetch_server_figures(base_url: str) -> ServerFigures | None:
@@ -140,11 +169,3 @@ async def fetch_page(http: httpx.AsyncClient, base_url: str) -> str | None:
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
     return page.text if page.is_success and "vllm:" in page.text else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

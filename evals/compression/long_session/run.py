@@ -19,7 +19,7 @@ import httpx
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EngineError
 from agentinfer_lg.evals.common.engine_client import http_client
-from agentinfer_lg.evals.common.sched_series import read_sched_series
+from agentinfer_lg.evals.common.metrics_page import read_sched_series
 from agentinfer_lg.evals.common.slow_search import SlowSearch
 from agentinfer_lg.evals.compression.long_session.figures import (
     Figures,

@@ -6,13 +6,13 @@ order break a tie in another way) a request counts for its variant's own figures
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from agentinfer_lg.evals.common.bootstrap import Interval, bootstrap, quotient, summed
+from agentinfer_lg.evals.common.metrics_page import summed_series
 from agentinfer_lg.evals.sam.engine.plan import Spec
 
 
@@ -119,16 +119,11 @@ _METRICS = {
     "vllm:spec_decode_num_accepted_tokens_total": "accepted",
     "vllm:num_preemptions_total": "preempted",
 }
-_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 
 
 def read_counters(metrics: str) -> Counters:
     """Read the counters from what a server tells at `/metrics`; those of several engines are added."""
-    sums: dict[str, float] = defaultdict(float)
-    for name, value in _SAMPLE.findall(metrics):
-        if name in _METRICS:
-            sums[_METRICS[name]] += float(value)
-    return Counters(**sums)
+    return Counters(**summed_series(metrics, _METRICS))
 
 
 def make_rows(runs: Iterable[Run]) -> list[EngineRow]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from agentinfer_lg.evals.common.engine_client import EngineClient, http_client
-from agentinfer_lg.evals.common.sched_series import read_sched_series
+from agentinfer_lg.evals.common.metrics_page import read_sched_series
 from agentinfer_lg.evals.datasets.agent_traces import TraceSession
 from agentinfer_lg.evals.sam.engine.run import Engines
 from agentinfer_lg.evals.sched.engine.client import WorkloadClient

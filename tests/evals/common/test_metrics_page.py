@@ -3,7 +3,13 @@
 import pytest
 from support.fake_openai import FakeOpenAI, PageServer
 
-from agentinfer_lg.evals.common.metrics_page import ServerFigures, fetch_server_figures, read_server_figures
+from agentinfer_lg.evals.common.metrics_page import (
+    ServerFigures,
+    fetch_server_figures,
+    read_sched_series,
+    read_server_figures,
+    read_server_state,
+)
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -53,6 +59,19 @@ def test_a_page_is_read_and_engines_are_added_up() -> None:
 
 def test_what_is_not_on_the_page_counts_as_nothing() -> None:
     assert read_server_figures("# TYPE vllm:prompt_tokens_total counter\n") == ServerFigures()
+
+
+@pytest.mark.parametrize(
+    "line", ["vllm:prompt_tokens_total{engine= 5", "vllm:prompt_tokens_total many", "{}", "\x00"]
+)
+def test_a_line_that_cannot_be_read_is_left_out(line: str) -> None:
+    assert read_server_figures(f"{line}\n{PAGE}{line}") == read_server_figures(PAGE)
+
+
+def test_values_that_are_no_numbers_are_left_out() -> None:
+    page = 'agentinfer_sched_lambda{engine="0"} NaN\nagentinfer_sched_steps_total{engine="0"} 7.0\n'
+    assert read_sched_series(page) == {"steps": 7.0}
+    assert read_server_state(page).price is None
 
 
 def test_shares() -> None:

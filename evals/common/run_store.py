@@ -1,4 +1,7 @@
-"""The folder of a measurement that takes hours: one file per cell, so that a run that was killed goes on."""
+"""The folder of a run that takes hours: its settings, its cells, and files that are there whole or not at all.
+
+A run that was killed goes on where it was, and runs of different settings never come together in one folder.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +35,12 @@ class CellFolder:
         Raises:
             ConfigurationError: The folder holds a run of other settings.
         """
-        wanted = json.loads(json.dumps(settings))  # tuples become lists, as in the file
         (self.path / "cells").mkdir(parents=True, exist_ok=True)
-        file = self.path / "settings.json"
-        if not file.exists():
-            _write_whole(file, json.dumps(wanted, indent=2))
-            return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in wanted if found.get(key) != wanted[key]]
-        if changed:
-            msg = f"{self.path} holds a run with other settings ({', '.join(changed)}). Choose another --out, or delete it."
-            raise ConfigurationError(msg)
+        keep_settings(self.path, settings)
 
     def write(self, cell: str, content: Mapping[str, Any]) -> None:  # Any: JSON
         """Write a cell, all of it or nothing."""
-        _write_whole(self._file(cell), json.dumps(content, ensure_ascii=False))
+        write_json(self._file(cell), content, indent=None)
 
     def read(self, *, command: str) -> list[dict[str, Any]]:  # Any: JSON
         """Return all cells, by their names.
@@ -67,8 +61,41 @@ class CellFolder:
         return self.path / "cells" / f"{cell}.json"
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file that is there with all of its text or not at all."""
+def keep_settings(
+    folder: Path, settings: Mapping[str, Any], *, told: Mapping[str, Any] | None = None
+) -> None:  # Any: JSON
+    """Write the settings of a new run to `settings.json`, or compare those of one that goes on.
+
+    What an earlier version did not write down is not compared.
+
+    Args:
+        folder: Of the run.
+        settings: Those that must match.
+        told: What is written down beside them and may change, such as versions.
+
+    Raises:
+        ConfigurationError: The folder holds a run with other settings.
+    """
+    wanted = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "settings.json"
+    if not file.exists():
+        write_json(file, {**wanted, **(told or {})})
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    changed = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
+    if changed:
+        msg = f"{folder} holds a run with other settings ({', '.join(changed)}). Choose another --out, or delete it."
+        raise ConfigurationError(msg)
+
+
+def write_json(file: Path, value: object, *, indent: int | None = 2) -> None:
+    """Write a JSON file that is there with all of its text or not at all."""
+    write_whole(file, f"{json.dumps(value, ensure_ascii=False, indent=indent)}\n".encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that is there with all of its content or not at all."""
     part = file.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
+    part.write_bytes(content)
     part.replace(file)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.errors import AgentInferError, UserInputError
+from agentinfer_lg.evals.common.run_store import write_json
 from agentinfer_lg.evals.datasets.question import Question
 from agentinfer_lg.evals.grading.judge import Judge, Verdict, calibration_error, response_text
 from agentinfer_lg.text import well_formed
@@ -173,9 +174,7 @@ async def _verdict(file: Path, question: Question, response: str, judge: Judge) 
         return found
     verdict = await judge.judge(question.question, question.answers, response)
     judged["verdicts"][answers] = asdict(verdict)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(judged, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    part.replace(file)
+    write_json(file, judged)
     return verdict
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.errors import ConfigurationError, UserInputError
+from agentinfer_lg.evals.common.run_store import write_json
 from agentinfer_lg.evals.datasets.question import Question
 
 Result = dict[str, Any]  # Any: the JSON object of `agentinfer research --json`
@@ -61,9 +62,7 @@ def keep_asked(folder: Path, questions: Iterable[Question]) -> None:
             msg = f"{folder} holds a run with another question {name}. Choose another --out, or delete it."
             raise ConfigurationError(msg)
     together = {name: asdict(one) for name, one in (known | new).items()}
-    part = folder / f"{_FILE}.part"
-    part.write_text(json.dumps(together, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / _FILE)
+    write_json(folder / _FILE, together, indent=1)
 
 
 def read_asked(folder: Path) -> dict[str, Asked]:

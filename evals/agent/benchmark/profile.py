@@ -17,7 +17,7 @@ from agentinfer_lg.evals.agent.benchmark.figures import (
     combined,
 )
 from agentinfer_lg.evals.agent.benchmark.folder import Asked, load_results, read_asked
-from agentinfer_lg.evals.agent.benchmark.segments import read_sittings
+from agentinfer_lg.evals.agent.benchmark.segments import read_segments
 from agentinfer_lg.evals.common.metrics_page import ServerFigures
 
 _SINGLE_TURNS = 12
@@ -76,7 +76,7 @@ def profile_run(folder: Path) -> Profile:
     parts = (
         break_down(result, evidence=questions.get(name, nothing).evidence) for name, result in traced.items()
     )
-    return Profile(breakdown=combined(parts), servers=read_sittings(folder))
+    return Profile(breakdown=combined(parts), servers=read_segments(folder))
 
 
 def turn_groups(turns: Sequence[TurnTimes]) -> list[TurnGroup]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.evals.agent.benchmark.folder import keep_asked
-from agentinfer_lg.evals.agent.benchmark.segments import Sitting
-from agentinfer_lg.evals.agent.benchmark.settings import keep_settings, server_urls
+from agentinfer_lg.evals.agent.benchmark.segments import Segment
+from agentinfer_lg.evals.agent.benchmark.settings import keep_benchmark_settings, server_urls
+from agentinfer_lg.evals.common.run_store import write_whole
 from agentinfer_lg.evals.datasets.question import Question
 from agentinfer_lg.evals.grading.answers import exact_match, token_f1
 from agentinfer_lg.threads import Threads
@@ -78,7 +79,7 @@ async def run_benchmark(run: BenchmarkRun, *, on_done: Callable[[Scored | None, 
     """
     _prepare(run)
     gate = asyncio.Semaphore(run.parallel)
-    sitting = Sitting(run.folder, server_urls(run.flags))
+    segment = Segment(run.folder, server_urls(run.flags))
     missing = [question for question in run.questions if not _file(run, question).exists()]
 
     async def one(question: Question) -> Scored | None:
@@ -86,7 +87,7 @@ async def run_benchmark(run: BenchmarkRun, *, on_done: Callable[[Scored | None, 
         if not file.exists():
             async with gate:
                 failure = await _ask(run, question, file)
-            await sitting.look()
+            await segment.look()
             if failure:
                 on_done(None, f"{question.id}: {failure}")
                 return None
@@ -95,12 +96,12 @@ async def run_benchmark(run: BenchmarkRun, *, on_done: Callable[[Scored | None, 
         return scored
 
     if missing:
-        await sitting.begin()
+        await segment.begin()
     try:
         done = await asyncio.gather(*(one(question) for question in run.questions))
     finally:
         if missing:
-            await sitting.look()
+            await segment.look()
     return [scored for scored in done if scored is not None]
 
 
@@ -152,7 +153,7 @@ def _prepare(run: BenchmarkRun) -> None:
     ignore = run.folder / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n", encoding="utf-8")
-    keep_settings(run.folder, benchmark=run.name, data=run.data, docs=run.docs, flags=run.flags)
+    keep_benchmark_settings(run.folder, benchmark=run.name, data=run.data, docs=run.docs, flags=run.flags)
     keep_asked(run.folder, run.questions)
 
 
@@ -185,9 +186,7 @@ async def _ask(run: BenchmarkRun, question: Question, file: Path) -> str:
     if process.returncode not in _WRITTEN:
         lines = errors.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {process.returncode}"
-    part = file.with_suffix(".part")
-    part.write_bytes(output)
-    part.replace(file)
+    write_whole(file, output)
     return ""
 
 

@@ -1,7 +1,7 @@
-"""What the servers of a run counted, sitting by sitting: a run that is interrupted and continued has several.
+"""What the servers of a run counted, segment by segment: a run that is interrupted and continued has several.
 
-`sittings.json` has a list of sittings. Each holds two looks at `/metrics` per server: at its start, and after the question
-that was finished last, so that a killed sitting loses only what came after that.
+`sittings.json` has a list of segments. Each holds two looks at `/metrics` per server: at its start, and after the question
+that was finished last, so that a killed segment loses only what came after that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from agentinfer_lg.evals.common.metrics_page import ServerFigures, fetch_server_figures
+from agentinfer_lg.evals.common.run_store import write_json
 
 _FILE = "sittings.json"
 _NAMES = [each.name for each in fields(ServerFigures)]
 
 
-class Sitting:
+class Segment:
     """One start of a run.
 
     Args:
@@ -56,13 +57,11 @@ class Sitting:
         }
 
     def _write(self) -> None:
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps([*self._earlier, self._row], indent=1) + "\n", encoding="utf-8")
-        part.replace(self._file)
+        write_json(self._file, [*self._earlier, self._row], indent=1)
 
 
-def read_sittings(folder: Path) -> dict[str, ServerFigures]:
-    """Return by server what it counted during a run, all sittings added up; empty where no server said anything."""
+def read_segments(folder: Path) -> dict[str, ServerFigures]:
+    """Return by server what it counted during a run, all segments added up; empty where no server said anything."""
     sums: dict[str, dict[str, float]] = {}
     for row in _rows(folder / _FILE):
         for name, looks in row["servers"].items():

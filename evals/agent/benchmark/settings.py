@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
-from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.evals.common.run_store import keep_settings
 from agentinfer_lg.evals.common.versions import versions
 from agentinfer_lg.llm.probe import public_url
 from agentinfer_lg.settings import Settings, Tier
@@ -19,13 +18,12 @@ _KEYS = ("--small-key", "--large-key")
 _URLS = ("--small-url", "--large-url")
 
 
-def keep_settings(
+def keep_benchmark_settings(
     folder: Path, *, benchmark: str, data: str, docs: Path | None, flags: Sequence[str]
 ) -> None:
     """Write the settings of a new run, with versions and time; compare those of one that goes on.
 
-    Versions and time may change in between, and what an earlier version did not write down is not compared. Keys among the
-    flags are not written down, nor passwords in URLs.
+    Versions and time may change in between. Keys among the flags are not written down, nor passwords in URLs.
 
     Raises:
         ConfigurationError: The folder holds a run with other settings.
@@ -39,20 +37,12 @@ def keep_settings(
         "small": [public_url(settings.small.base_url), settings.small.model],
         "large": [public_url(settings.large.base_url), settings.large.model],
     }
-    file = folder / "settings.json"
-    if not file.exists():
-        made = {
-            "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "versions": versions(),
-        }
-        file.write_text(json.dumps(wanted | made, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        return
-    found: Mapping[str, object] = json.loads(file.read_text(encoding="utf-8"))
-    differing = {name: found[name] for name, value in wanted.items() if found.get(name, value) != value}
-    if differing:
-        msg = f"{folder} holds a run with other settings ({differing}). Choose another --out, or delete it."
-        raise ConfigurationError(msg)
+    told = {
+        "created": datetime.now(tz=UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions(),
+    }
+    keep_settings(folder, wanted, told=told)
 
 
 def server_urls(flags: Sequence[str]) -> dict[str, str]:

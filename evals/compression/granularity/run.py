@@ -18,7 +18,7 @@ from typing import Any, Literal
 from agentinfer_lg.compression.distill import distill
 from agentinfer_lg.compression.distillate import Distillate, extracted, with_details
 from agentinfer_lg.context import Context
-from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.evals.common.run_store import keep_settings, write_json
 from agentinfer_lg.evals.compression.granularity.reader import Asked, RecallBy, ask, read
 from agentinfer_lg.evals.compression.granularity.session import DetailSession, Probe, contains, is_right
 from agentinfer_lg.llm.calling import Caller
@@ -230,9 +230,7 @@ class GranularityBenchmark:
                 detail_tokens=self._context.notes_tokens // 4,
             )
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(".part")
-            part.write_text(json.dumps(distilled.to_json(), ensure_ascii=False, indent=1), encoding="utf-8")
-            part.replace(file)
+            write_json(file, distilled.to_json(), indent=1)
         data = json.loads(file.read_text(encoding="utf-8"))
         return _Notes(Distillate.from_json(data["notes"]), data["removed"], data["failure"])
 
@@ -253,15 +251,7 @@ class GranularityBenchmark:
             "reader": settings.large.model,
             "context": self._context.model_dump(mode="json", exclude_defaults=True),
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / "settings.json"
-        if not file.exists():
-            file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-            return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found != wanted:
-            msg = f"{self._folder} holds results with other settings ({found}). Choose another --out, or delete it."
-            raise ConfigurationError(msg)
+        keep_settings(self._folder, wanted)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -15,8 +15,8 @@ from agentinfer_lg.evals.agent.benchmark.figures import Breakdown, Phases, TurnT
 from agentinfer_lg.evals.agent.benchmark.folder import Asked, asked, keep_asked, read_asked
 from agentinfer_lg.evals.agent.benchmark.plots import draw_profile
 from agentinfer_lg.evals.agent.benchmark.profile import Profile, profile_run
-from agentinfer_lg.evals.agent.benchmark.segments import Sitting, read_sittings
-from agentinfer_lg.evals.agent.benchmark.settings import keep_settings, server_urls
+from agentinfer_lg.evals.agent.benchmark.segments import Segment, read_segments
+from agentinfer_lg.evals.agent.benchmark.settings import keep_benchmark_settings, server_urls
 from agentinfer_lg.evals.datasets.question import Question
 
 HERON = Question(
@@ -78,7 +78,7 @@ def test_versions_and_time_may_change(tmp_path: Path) -> None:
             "docs": tmp_path / "corpus",
             "flags": ["--a"],
         }
-        keep_settings(tmp_path, **given | changed)
+        keep_benchmark_settings(tmp_path, **given | changed)
 
     keep()
     file = tmp_path / "settings.json"
@@ -116,23 +116,23 @@ class Counting(FakeOpenAI):
 
 
 async def test_sittings_add_up(tmp_path: Path) -> None:
-    assert read_sittings(tmp_path) == {}
+    assert read_segments(tmp_path) == {}
     with Counting() as server:
         urls = {"small": server.url, "large": "http://127.0.0.1:9/v1"}
         for counted in ((100, 150, 170), (300, 310)):  # nobody looks at what comes between
-            sitting = Sitting(tmp_path, urls)
+            segment = Segment(tmp_path, urls)
             server.tokens = counted[0]
-            await sitting.begin()
+            await segment.begin()
             for server.tokens in counted[1:]:
-                await sitting.look()
-        killed = Sitting(tmp_path, urls)
+                await segment.look()
+        killed = Segment(tmp_path, urls)
         await killed.begin()
-        restarted = Sitting(tmp_path, urls)
+        restarted = Segment(tmp_path, urls)
         await restarted.begin()
         server.tokens = 7
         await restarted.look()
     await restarted.look()
-    found = read_sittings(tmp_path)
+    found = read_segments(tmp_path)
     assert list(found) == ["small"], "the other one has no such page"
     assert found["small"].generated_tokens == 70 + 10 + 0 + 7
     rows = json.loads((tmp_path / "sittings.json").read_text())
@@ -141,10 +141,10 @@ async def test_sittings_add_up(tmp_path: Path) -> None:
 
 async def test_servers_without_figures(tmp_path: Path) -> None:
     with FakeOpenAI(owned_by="somebody") as server:
-        sitting = Sitting(tmp_path, {"small": server.url, "large": "http://[bad"})
-        await sitting.begin()
-        await sitting.look()
-    assert read_sittings(tmp_path) == {}
+        segment = Segment(tmp_path, {"small": server.url, "large": "http://[bad"})
+        await segment.begin()
+        await segment.look()
+    assert read_segments(tmp_path) == {}
 
 
 # Charts
@@ -203,7 +203,7 @@ def test_keys_among_the_flags_are_not_written_down(tmp_path: Path) -> None:
         "brief",
     ]
     for _ in range(2):  # it goes on, too
-        keep_settings(tmp_path, benchmark="b", data="d", docs=None, flags=flags)
+        keep_benchmark_settings(tmp_path, benchmark="b", data="d", docs=None, flags=flags)
     text = (tmp_path / "settings.json").read_text(encoding="utf-8")
     assert not [secret for secret in ("sesame", "mellon", "friend") if secret in text]
     assert "host:1" in text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from agentinfer_lg.evals.common.flags import aligned
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.benchmark.compare import Comparison
@@ -34,15 +34,25 @@ def summary_table(summary: Record) -> list[str]:
     if not summary["questions"]:
         return ["no question was finished"]
     tokens = summary["tokens"]
-    return [
-        "| policy | questions | EM | F1 | s per question | turns | large turns | escalations | re-prefill tokens "
-        "| small tokens (cached) | large tokens (cached) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {summary['policy']} | {summary['questions']} | {summary['exact_match']:.2f} | {summary['f1']:.3f} "
-        f"| {summary['seconds_per_question']:.0f} | {summary['turns_per_question']:.1f} "
-        f"| {summary['large_turns_share']:.0%} | {summary['escalations']} | {summary['reprefill_tokens']:,} "
-        f"| {_tokens(tokens['small'])} | {_tokens(tokens['large'])} |",
-    ]
+    head = ("policy", "questions", "EM", "F1", "s per question", "turns", "large turns", "escalations")
+    return aligned(
+        [
+            (*head, "re-prefill tokens", "small tokens (cached)", "large tokens (cached)"),
+            (
+                str(summary["policy"]),
+                str(summary["questions"]),
+                f"{summary['exact_match']:.2f}",
+                f"{summary['f1']:.3f}",
+                f"{summary['seconds_per_question']:.0f}",
+                f"{summary['turns_per_question']:.1f}",
+                f"{summary['large_turns_share']:.0%}",
+                str(summary["escalations"]),
+                f"{summary['reprefill_tokens']:,}",
+                _tokens(tokens["small"]),
+                _tokens(tokens["large"]),
+            ),
+        ]
+    )
 
 
 def marks_table(marks: Sequence[Marks]) -> list[str]:
@@ -67,11 +77,14 @@ def comparison_table(found: Comparison) -> list[str]:
     rows.append(("seconds", found.seconds, ".0f", f"x {found.seconds_ratio:.2f}"))
     return [
         f"{found.questions} questions",
-        "| per question | A | B | A against B (95%) |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {name} | {left:{spec}} | {right:{spec}} | {against} |"
-            for name, (left, right), spec, against in rows
+        *aligned(
+            [
+                ("per question", "A", "B", "A against B (95%)"),
+                *(
+                    (name, f"{left:{spec}}", f"{right:{spec}}", against)
+                    for name, (left, right), spec, against in rows
+                ),
+            ]
         ),
     ]
 

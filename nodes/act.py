@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
 from agentinfer_lg.compression.originals import recall_text
@@ -21,21 +20,20 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.events import emit
 from agentinfer_lg.llm.calling import seeker_caller
-from agentinfer_lg.llm.protocol import MAX_QUERIES, Action, as_tool_call, gives_answer
+from agentinfer_lg.llm.protocol import MAX_QUERIES, Action, as_tool_call
 from agentinfer_lg.nodes.seeker.budget import seconds_left
 from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
 from agentinfer_lg.nodes.seeker.lookup import look_up, look_up_followups, source_of, with_followups
+from agentinfer_lg.nodes.seeker.proposal import FollowedUp, cited_sources, propose
 from agentinfer_lg.nodes.seeker.read_answer import (
     Reading,
     answer_tier,
-    is_unknown,
     read_answer,
     read_document,
     without_marks,
 )
 from agentinfer_lg.nodes.seeker.recall import originals_of
 from agentinfer_lg.prompts import PROMPTS, Prompts
-from agentinfer_lg.report.support import supporting_sources
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import (
@@ -52,9 +50,6 @@ from agentinfer_lg.state import (
 from agentinfer_lg.tools import Document, best_passages
 
 logger = logging.getLogger(__name__)
-
-_MAX_REJECTIONS = 2
-"""Answers refused before the next one is taken as it is."""
 
 
 async def act(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -209,8 +204,8 @@ class _Tools:
 
     def _finish(self, call: PendingCall, answer: str) -> Done:
         """Propose the answer that the model gave."""
-        reading = Reading(answer, self._cited(answer, call["arguments"].get("sources", [])))
-        return Done(self._proposed(call, reading))
+        sources = cited_sources(answer, call["arguments"].get("sources", []), self.state)
+        return Done(propose(call, Reading(answer, sources), self.state))
 
     async def _read_answer(self, call: PendingCall) -> Done:
         """Propose the answer that is read from what the seeker has seen and what its follow-up queries find."""
@@ -223,37 +218,13 @@ class _Tools:
             tier=self._reader(),
             followed=followed,
         )
-        return Done(self._proposed(call, reading, found, followed), reading.calls, reading.last)
+        observation = propose(call, reading, self.state, FollowedUp(followed, found))
+        return Done(observation, reading.calls, reading.last)
 
     def _reader(self) -> Tier:
         return answer_tier(
             self.context, self.state["calls"], large_tokens=self.state["budget"]["large_tokens"]
         )
-
-    def _proposed(
-        self, call: PendingCall, reading: Reading, found: Sequence[Source] = (), followed: Sequence[str] = ()
-    ) -> Observation:
-        """Accept an answer, or say why not."""
-        reason = self._objection(reading)
-        accepted = not reason or _refused(self.state) >= _MAX_REJECTIONS
-        text = reading.answer if accepted else self._prompts.not_accepted.format(reason=reason)
-        if followed and not accepted:
-            text += "\n" + self._prompts.looked_up.format(queries="; ".join(followed))
-        # What an answer rests on is numbered first, so that no budget leaves it out.
-        sources = sorted(found, key=lambda source: source["key"] not in reading.sources)
-        arguments = {"answer": reading.answer, "sources": reading.sources, "leads": list(followed)}
-        return _observed({**call, "arguments": arguments}, text, sources=sources, ok=accepted)
-
-    def _objection(self, reading: Reading) -> str:
-        if is_unknown(reading.answer):
-            return self._prompts.not_found_in_passages
-        return "" if reading.sources else self._prompts.not_supported
-
-    def _cited(self, answer: str, named: list[object]) -> tuple[str, ...]:
-        """Sources named by the model that exist, else those that support the answer."""
-        numbers = self.state.get("numbers", [])
-        keys = [numbers[n - 1] for n in named if isinstance(n, int) and 0 < n <= len(numbers)]
-        return tuple(keys or supporting_sources(answer, self.state.get("sources", {}), numbers))
 
     def _source(self, number: int) -> Source:
         numbers = self.state.get("numbers", [])
@@ -278,13 +249,3 @@ def _with_sources(state: SeekerState, found: Sequence[Source]) -> SeekerState:
     new = {source["key"]: source for source in found}
     sources = merge_sources(state.get("sources", {}), new)
     return {**state, "sources": sources, "numbers": merge_unique(state.get("numbers", []), list(new))}
-
-
-def _refused(state: SeekerState) -> int:
-    """Return how many answers were refused before the one of this step."""
-    return sum(
-        gives_answer(call["name"])
-        for message in state["messages"][:-1]
-        if isinstance(message, AIMessage)
-        for call in message.tool_calls
-    )

@@ -18,13 +18,13 @@ from agentinfer_lg.llm.protocol import gives_answer
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.nodes.seeker.collab import verify_round
 from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
+from agentinfer_lg.nodes.seeker.proposal import proposed
 from agentinfer_lg.nodes.seeker.recall import Recalled, auto_recall
 from agentinfer_lg.nodes.seeker.result_filter import choose_results
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import (
     Observation,
-    Proposal,
     RoundRecord,
     SeekerState,
     Source,
@@ -92,19 +92,6 @@ def _message(observation: Observation, board: Board, state: SeekerState) -> Tool
         id=f"{call['id']}-result",
         artifact={"leads": followed} if followed else None,
     )
-
-
-def proposed(observations: Sequence[Observation]) -> Proposal:
-    """Return the answer that a round proposes; an empty one is none."""
-    for item in observations:
-        if gives_answer(item["call"]["tool"]):
-            arguments = item["call"]["arguments"]
-            return Proposal(
-                answer=str(arguments.get("answer", "")),
-                sources=list(arguments.get("sources", [])),
-                accepted=item["ok"],
-            )
-    return Proposal(answer="", sources=[], accepted=False)
 
 
 class Board:

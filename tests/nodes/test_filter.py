@@ -8,7 +8,7 @@ from support.seekers import SEARCH, resources, rounds, runtime, seeker, source
 
 from agentinfer_lg.compression.view import Compaction
 from agentinfer_lg.context import Context
-from agentinfer_lg.nodes.filter import Board, filter_results, proposed
+from agentinfer_lg.nodes.filter import Board, filter_results
 from agentinfer_lg.nodes.seeker.recall import Recalled
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.state import Observation, SeekerState, Source
@@ -92,10 +92,6 @@ async def test_the_verifier_looks_on() -> None:
     )
     assert "no new evidence" in (await _filtered(again, stall_limit=1))["stall"]
     assert (await _filtered(again, stall_limit=1, verifier=False))["stall"] == ""
-
-
-def test_no_proposal() -> None:
-    assert proposed([_observation()]) == {"answer": "", "sources": [], "accepted": False}
 
 
 # The board

@@ -22,7 +22,7 @@ from agentinfer_lg.graphs.binding import bind
 from agentinfer_lg.graphs.seeker import seeker_builder
 from agentinfer_lg.nodes.plan import large_planner_steps, plan
 from agentinfer_lg.nodes.seeker.budget import share
-from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
+from agentinfer_lg.nodes.seeker.collab import controller_settings
 from agentinfer_lg.nodes.write import write
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.question import check_question
@@ -92,7 +92,7 @@ def create_deep_research_graph(
 
 async def _intake(state: ResearchState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
     """Check the question and that everything needed is configured, before anything is spent."""
-    context = runtime.context or Context()
+    context = runtime.context
     question = check_question(_question(state))
     await resources.ready()
     language = detect_language(question) if context.language == "auto" else context.language

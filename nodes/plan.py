@@ -42,7 +42,7 @@ async def plan(state: ResearchState, runtime: Runtime[Context], *, resources: Re
     from a Progress Check here (phase 1 has no branch but an early answer, which without evidence could not be cited),
     so none is made.
     """
-    context = runtime.context or Context()
+    context = runtime.context
     step = state.get("plan_step", 0)
     last = step >= context.warmup_steps - 1
     try:

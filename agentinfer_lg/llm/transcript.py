@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 
 from agentinfer_lg.compression.view import STUB
-from agentinfer_lg.llm.protocol import Action, Step
+from agentinfer_lg.llm.protocol import Action, Step, as_tool_call
 from agentinfer_lg.prompts import Prompts
 
 RAW = "agentinfer_raw"
@@ -38,8 +38,8 @@ def step_message(step: Step, *, message_id: str, raw: str | None) -> AIMessage:
         raw: The JSON that the model wrote; None for native tool calls.
     """
     calls = [
-        {"name": action.tool, "args": action.arguments, "id": f"{message_id}-{position}", "type": "tool_call"}
-        for position, action in enumerate(step.actions)
+        {"name": name, "args": arguments, "id": f"{message_id}-{position}", "type": "tool_call"}
+        for position, (name, arguments) in enumerate(map(as_tool_call, step.actions))
     ]
     extra = {RAW: raw} if raw is not None else {}
     return AIMessage(content=step.thought, tool_calls=calls, id=message_id, additional_kwargs=extra)

@@ -26,7 +26,7 @@ from agentinfer_lg import (
     UserInputError,
     create_deep_research_graph,
 )
-from agentinfer_lg.report.citations import source_key
+from agentinfer_lg.report.sources import source_key
 from agentinfer_lg.resources import Resources
 
 QUESTION = "When was Heron Point Light lit?"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +166,6 @@ def test_a_label_outside_the_run_and_a_missing_folder_are_refused(tmp_path: Path
         run(tmp_path / "nowhere")
 
 
-def one_spaced(text: str) -> str:
-    return re.sub(" +", " ", text)
-
-
 def test_the_command_prints_a_table_and_writes_json(surfing: Path, tmp_path: Path) -> None:
     for subset in SUBSETS:
         history = json.loads((surfing / "a.json").read_text())["history"]
@@ -178,7 +173,7 @@ def test_the_command_prints_a_table_and_writes_json(surfing: Path, tmp_path: Pat
     target = tmp_path / "score.json"
     result = CliRunner().invoke(app, ["progress", "--data", str(tmp_path), "--json", str(target)])
     assert result.exit_code == 0, result.output
-    assert "| Hand-Crafted (1) | verifier | 0% (49%) |" in one_spaced(one_spaced)(result.output)
+    assert "| Hand-Crafted (1) | verifier | 0% (49%) |" in one_spaced(result.output)
     assert json.loads(target.read_text())["Hand-Crafted"]["given"]["flags"] == 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
@@ -33,7 +33,7 @@ from agentinfer_lg.llm.protocol import (
     parse_step,
     read_tool_call,
 )
-from agentinfer_lg.llm.transcript import step_message, write_transcript
+from agentinfer_lg.llm.transcript import Mode, step_message, write_transcript
 from agentinfer_lg.nodes.seeker.budget import seconds_left
 from agentinfer_lg.nodes.seeker.compaction import recallable_numbers, seeker_view, supersedes
 from agentinfer_lg.nodes.seeker.handover import after_rescue
@@ -41,9 +41,6 @@ from agentinfer_lg.nodes.seeker.read_answer import answer_tier, has_unread
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import CallRecord, PendingCall, SeekerState
-
-Mode = Literal["native", "json"]
-"""Form in which a model calls tools."""
 
 _MOST_UNREAD = 10
 """Unread results that can be chosen: the latest ones."""

@@ -24,6 +24,9 @@ from agentinfer_lg.compression.view import STUB
 from agentinfer_lg.llm.protocol import Action, Step, as_tool_call
 from agentinfer_lg.prompts import Prompts
 
+Mode = Literal["native", "json"]
+"""Form in which a model calls tools."""
+
 RAW = "agentinfer_raw"
 """Key under which an AI message keeps the JSON that the model wrote, so that it is replayed to the letter."""
 
@@ -46,7 +49,7 @@ def step_message(step: Step, *, message_id: str, raw: str | None) -> AIMessage:
 
 
 def write_transcript(
-    messages: Sequence[AnyMessage], *, mode: Literal["native", "json"], prompts: Prompts, question: str
+    messages: Sequence[AnyMessage], *, mode: Mode, prompts: Prompts, question: str
 ) -> list[BaseMessage]:
     """Return `messages` as the model is to see them.
 

@@ -178,21 +178,6 @@ async def test_by_words_alone(docs: Path) -> None:
     assert events[0]["ok"], "nothing failed"
 
 
-async def test_off(docs: Path) -> None:
-    state, events, chats = await _run(docs, Steps(Reply()), search_filter="off")
-    assert "filter" not in [chat.role for chat in chats]
-    assert sorted(_shown(_results(chats, 1))) == sorted(PLACES)
-    assert LEFT_OUT not in _results(chats, 1)
-    assert events == state.get("filters", []) == []
-
-
-async def test_few_results_need_no_choice(docs: Path) -> None:
-    state, events, chats = await _run(docs, Steps(Reply()), search_keep=8)
-    assert "filter" not in [chat.role for chat in chats]
-    assert len(_shown(_results(chats, 1))) == 8
-    assert events == state.get("filters", []) == []
-
-
 async def test_what_was_left_out_can_be_read(docs: Path) -> None:
     brain = Steps(Reply(text="1, 2"), ("crawl", {"sources": [7], "urls": []}))
     state, _, chats = await _run(docs, brain, mode="native")

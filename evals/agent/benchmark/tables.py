@@ -1,4 +1,4 @@
-"""Tables of `agentinfer eval`: summaries, marks, comparisons, profiles."""
+"""Tables of `agentinfer eval`: summaries, grades, comparisons, profiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.benchmark.figures import Breakdown
     from agentinfer_lg.evals.agent.benchmark.profile import Profile
     from agentinfer_lg.evals.common.metrics_page import ServerFigures
-    from agentinfer_lg.evals.grading.grades import Marks
+    from agentinfer_lg.evals.grading.grades import Grades
 
 Record = Mapping[str, Any]  # Any: JSON
 
@@ -55,10 +55,10 @@ def summary_table(summary: Record) -> list[str]:
     )
 
 
-def marks_table(marks: Sequence[Marks]) -> list[str]:
+def grades_table(grades: Sequence[Grades]) -> list[str]:
     """Return accuracies by set of right answers and judge; the exact match knows no confidence, so has no error of it."""
     head = ("answers", "judge", "judged", "right", "accuracy (95%)", "calibration error", "unreadable")
-    return aligned([head, *(_marks_row(each) for each in marks)])
+    return aligned([head, *(_grades_row(each) for each in grades)])
 
 
 def comparison_table(found: Comparison) -> list[str]:
@@ -110,8 +110,8 @@ def show_profile(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def _marks_row(marks: Marks) -> tuple[str, ...]:
-    figures = marks.figures
+def _grades_row(grades: Grades) -> tuple[str, ...]:
+    figures = grades.figures
     accuracy, error = figures["accuracy"], figures["calibration_error"]
     interval = (
         "-"
@@ -119,12 +119,12 @@ def _marks_row(marks: Marks) -> tuple[str, ...]:
         else f"{accuracy:.1%} ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%})"
     )
     return (
-        marks.answers,
-        marks.judge,
+        grades.answers,
+        grades.judge,
         f"{figures['judged']}/{figures['questions']}",
         str(figures["correct"]),
         interval,
-        "-" if error is None or marks.judge == "exact" else f"{error:.2f}",
+        "-" if error is None or grades.judge == "exact" else f"{error:.2f}",
         str(figures["unreadable"]),
     )
 

@@ -125,7 +125,7 @@ def test_a_preempted_request_comes_first_and_is_looked_up_again() -> None:
     assert "cold" in cache.looks
 
 
-def test_many_waiting_requests_are_looked_up_in_turn() -> None:
+def test_of_many_waiting_requests_few_are_looked_up_again_in_a_plan() -> None:
     cache = FakeCache()
     plan = planner(cache, admission=False)
     waiting = arrived(plan, *(FakeRequest(f"r{n}", 160) for n in range(40)))
@@ -134,9 +134,7 @@ def test_many_waiting_requests_are_looked_up_in_turn() -> None:
     cache.looks.clear()
     plan.order(waiting, [], now=0.2)
     assert len(cache.looks) <= 10
-    for step in range(30):
-        plan.order(waiting, [], now=0.3 + step)
-    assert set(cache.looks) == {f"r{n}" for n in range(40)}
+    assert {"r0", "r1"} <= set(cache.looks), "those that are about to start"
 
 
 def test_running_prompts_count_with_what_they_still_need() -> None:

@@ -51,7 +51,6 @@ class Prompts:
     combine: str
     report: str
     unknown: str
-    heading_answer: str
     heading_findings: str
     heading_sources: str
     heading_incomplete: str
@@ -140,7 +139,6 @@ _EN = Prompts(
         "like [1]. Use only these sources."
     ),
     unknown="unknown",
-    heading_answer="Answer",
     heading_findings="Findings",
     heading_sources="Sources",
     heading_incomplete="What ran out",
@@ -211,7 +209,6 @@ _ZH = Prompts(
         "每个陈述后面标出来源编号，如[1]。只使用这些来源。"
     ),
     unknown="未知",
-    heading_answer="答案",
     heading_findings="发现",
     heading_sources="来源",
     heading_incomplete="用尽的资源",

@@ -53,7 +53,7 @@ _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _BEFORE_NUMBERS = frozenset(("no", "nos", "fig", "figs", "vol", "vols"))
 """Abbreviations before a number, else words."""
 _CLOSERS = "\"'”’)\\]}」』》〉）】］*_\ufdd0"
-"""What may follow the mark of a sentence; U+FDD0 is the place holder of `agentinfer_lg.report.citations`."""
+"""What may follow the mark of a sentence; U+FDD0 is the place holder of `agentinfer_lg.report.grammar`."""
 _SENTENCE_END = re.compile(
     f"(?P<cjk>[。！？｡…]++[{_CLOSERS}]*+)"
     f"|(?P<latin>[.!?]++[{_CLOSERS}]*+)(?=\\s|$|[{_CJK}])"

@@ -20,9 +20,9 @@ from agentinfer_lg.context import Context, as_context
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.graphs.binding import bind
 from agentinfer_lg.graphs.seeker import seeker_builder
-from agentinfer_lg.nodes.plan import large_planner_steps, plan
+from agentinfer_lg.nodes.plan import large_planner_steps, plan, sub_tasks
 from agentinfer_lg.nodes.seeker.budget import share
-from agentinfer_lg.nodes.seeker.controller_settings import controller_settings
+from agentinfer_lg.nodes.seeker.collab import controller_settings
 from agentinfer_lg.nodes.write import write
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.question import check_question
@@ -92,7 +92,7 @@ def create_deep_research_graph(
 
 async def _intake(state: ResearchState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
     """Check the question and that everything needed is configured, before anything is spent."""
-    context = runtime.context or Context()
+    context = runtime.context
     question = check_question(_question(state))
     await resources.ready()
     language = detect_language(question) if context.language == "auto" else context.language
@@ -186,10 +186,7 @@ def _approved(answer: object, tasks: list[SubTask]) -> list[SubTask]:
     if isinstance(answer, list) and answer and len(answer) <= 8:
         questions = [item.get("question") if isinstance(item, dict) else item for item in answer]
         if all(isinstance(question, str) for question in questions):
-            return [
-                SubTask(id=f"seeker-{number}", question=check_question(str(question)))
-                for number, question in enumerate(questions, start=1)
-            ]
+            return sub_tasks([check_question(str(question)) for question in questions])
     msg = 'Answer the plan with {"approve": true}, {"approve": false}, or {"plan": ["question", ...]} (1 to 8 questions).'
     raise UserInputError(msg)
 

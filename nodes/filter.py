@@ -14,16 +14,17 @@ from langgraph.runtime import Runtime
 
 from agentinfer_lg.compression.originals import as_body
 from agentinfer_lg.context import Context
+from agentinfer_lg.llm.protocol import gives_answer
 from agentinfer_lg.llm.tokens import estimate_tokens
+from agentinfer_lg.nodes.seeker.collab import verify_round
 from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
-from agentinfer_lg.nodes.seeker.no_progress import observe_round
+from agentinfer_lg.nodes.seeker.proposal import proposed
 from agentinfer_lg.nodes.seeker.recall import Recalled, auto_recall
 from agentinfer_lg.nodes.seeker.result_filter import choose_results
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import (
     Observation,
-    Proposal,
     RoundRecord,
     SeekerState,
     Source,
@@ -39,33 +40,14 @@ async def filter_results(
     state: SeekerState, runtime: Runtime[Context], *, resources: Resources
 ) -> dict[str, Any]:
     """Number the sources, write the tool messages, and let the verifier look at the round."""
-    context = runtime.context or Context()
-    prompts = PROMPTS[state["language"]]
-    order = {call["id"]: position for position, call in enumerate(state["pending"])}
-    observations = sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
+    context = runtime.context
+    observations = _in_order(state)
     chosen = await choose_results(observations, state, context, resources)
     again = await auto_recall(chosen.observations, state, context)
-    board = _Board(state, context, chosen.pruned, again)
-    messages = []
-    for observation in chosen.observations:
-        text = "\n".join(filter(None, [board.show(observation), board.recalled(observation)]))
-        if pruned := board.left_out(observation):
-            text += "\n" + prompts.left_out.format(titles="; ".join(pruned))
-        name = observation["call"]["tool"]
-        content = text if name == "finish" else prompts.results.format(results=text or prompts.no_results)
-        call_id = observation["call"]["id"]
-        leads = observation["call"]["arguments"].get("leads")
-        messages.append(
-            ToolMessage(
-                content,
-                tool_call_id=call_id,
-                name=name,
-                id=f"{call_id}-result",
-                artifact={"leads": leads} if leads else None,
-            )
-        )
-    verifier, stall = observe_round(state, context, observations)
-    proposal = _proposal(observations)
+    board = Board(state, context, pruned=chosen.pruned, again=again)
+    messages = [_message(observation, board, state) for observation in chosen.observations]
+    verifier, objection = verify_round(state, context, observations)
+    proposal = proposed(observations)
     record = RoundRecord(
         agent=state["task"]["id"],
         turn=state.get("turn", 0),
@@ -80,19 +62,55 @@ async def filter_results(
         "proposal": proposal,
         "observations": None,
         "verifier": verifier.to_json(),
-        "stall": stall if context.verifier else "",
-        "tool_error": any(not item["ok"] for item in observations if item["call"]["tool"] != "finish"),
+        "stall": objection if context.verifier else "",
+        "tool_error": any(not item["ok"] for item in observations if not gives_answer(item["call"]["tool"])),
         "calls": chosen.calls,
         "filters": chosen.records,
         "rounds": [record],
     }
 
 
-class _Board:
-    """What is shown of a round, within its budget of tokens."""
+def _in_order(state: SeekerState) -> list[Observation]:
+    """Return the observations of the round in the order of their calls, however these raced."""
+    order = {call["id"]: position for position, call in enumerate(state["pending"])}
+    return sorted(state["observations"], key=lambda item: order.get(item["call"]["id"], 0))
+
+
+def _message(observation: Observation, board: Board, state: SeekerState) -> ToolMessage:
+    """Return an observation as the transcript shows it."""
+    prompts, call = PROMPTS[state["language"]], observation["call"]
+    text = "\n".join(filter(None, [board.show(observation), board.recalled(observation)]))
+    if pruned := board.left_out(observation):
+        text += "\n" + prompts.left_out.format(titles="; ".join(pruned))
+    if not gives_answer(call["tool"]):
+        text = prompts.results.format(results=text or prompts.no_results)
+    followed = call["arguments"].get("leads")
+    return ToolMessage(
+        text,
+        tool_call_id=call["id"],
+        name=call["tool"],
+        id=f"{call['id']}-result",
+        artifact={"leads": followed} if followed else None,
+    )
+
+
+class Board:
+    """What is shown of a round, within its budget of tokens.
+
+    Args:
+        state: Before the round is shown.
+        context: Knobs of the run.
+        pruned: Results that the result filter left out.
+        again: A distilled result that the round needs.
+    """
 
     def __init__(
-        self, state: SeekerState, context: Context, pruned: Sequence[Source], again: Recalled | None
+        self,
+        state: SeekerState,
+        context: Context,
+        *,
+        pruned: Sequence[Source] = (),
+        again: Recalled | None = None,
     ) -> None:
         self._prompts = PROMPTS[state["language"]]
         self._known = dict(state.get("sources", {}))
@@ -107,16 +125,10 @@ class _Board:
 
     def show(self, observation: Observation) -> str:
         """Return the text of one observation; sources that do not fit any more are left out."""
-        lines = (
-            [observation["text"]]
-            if observation["text"] and observation["call"]["tool"] != "document_qa"
-            else []
-        )
-        for source in observation["sources"]:
-            line = self._line(source, observation_reads=observation["call"]["tool"] == "crawl")
-            if line:
-                lines.append(line)
-        return "\n".join(lines)
+        tool, text = observation["call"]["tool"], observation["text"]
+        head = [text] if text and tool != "document_qa" else []
+        lines = [self._line(source, reads=tool == "crawl") for source in observation["sources"]]
+        return "\n".join([*head, *filter(None, lines)])
 
     def recalled(self, observation: Observation) -> str:
         """Return the distilled result that a search of the round needs, after the first search."""
@@ -130,59 +142,61 @@ class _Board:
         if observation["call"]["tool"] != "web_search":
             return []
         pruned, self._pruned = self._pruned, []
-        titles = []
         for source in pruned:
-            bare: Source = {**source, "passages": [], "read": False}
-            self._known = merge_sources(self._known, {source["key"]: bare})
-            self.added = merge_sources(self.added, {source["key"]: bare})
-            titles.append(f"[{self._number(source['key'])}] {clip(source['title'], tokens=20)}")
-        return titles
+            self._add({**source, "passages": [], "read": False})
+        return [f"[{self._number(source['key'])}] {clip(source['title'], tokens=20)}" for source in pruned]
 
-    def _line(self, source: Source, *, observation_reads: bool) -> str:
+    def _line(self, source: Source, *, reads: bool) -> str:
+        """Return what is shown of a source.
+
+        Args:
+            source: With what was found in it now.
+            reads: Whether it was read, rather than found.
+        """
         known = self._known.get(source["key"])
         fresh = [
             text for text in source["passages"] if known is None or not _contains(known["passages"], text)
         ]
-        title = clip(source["title"], tokens=40)
         hidden = known is not None and not fresh and source["key"] in self._hidden
-        if hidden and observation_reads:
+        if hidden and reads:
             fresh = source["passages"]  # it was distilled, and is asked for again
         elif hidden and self._again is not None and self._number(source["key"]) == self._again.number:
             return ""  # its text follows
         if known is not None and not fresh:
-            self.added = merge_sources(self.added, {source["key"]: {**source, "passages": []}})
-            where = self._prompts.known_in_notes if hidden else self._prompts.see_above
-            return f"[{self._number(source['key'])}] {title} {where}"
+            return self._pointer(source, self._prompts.known_in_notes if hidden else self._prompts.see_above)
+        return self._text(source, " ".join(fresh), reads=reads)
+
+    def _pointer(self, source: Source, where: str) -> str:
+        """Return the line of a source whose text the model sees already."""
+        self.added = merge_sources(self.added, {source["key"]: {**source, "passages": []}})
+        return f"[{self._number(source['key'])}] {clip(source['title'], tokens=40)} {where}"
+
+    def _text(self, source: Source, fresh: str, *, reads: bool) -> str:
+        """Return the line of a source with as much of `fresh` as fits; empty where hardly anything does."""
         if self._left < _MIN_SHOWN_TOKENS:
             return ""
-        text = clip(" ".join(fresh), tokens=self._left)
-        self._left -= estimate_tokens(title) + estimate_tokens(text)
-        whole = text == " ".join(fresh)
-        read = source["read"] and (whole or observation_reads)
-        shown: Source = {**source, "passages": [text] if text else [], "read": read}
-        self.shown[source["key"]] = (
-            self.shown.get(source["key"], 0) + estimate_tokens(title) + estimate_tokens(text)
+        key, title = source["key"], clip(source["title"], tokens=40)
+        text = clip(fresh, tokens=self._left)
+        tokens = estimate_tokens(title) + estimate_tokens(text)
+        self._left -= tokens
+        self.shown[key] = self.shown.get(key, 0) + tokens
+        self._add(
+            {
+                **source,
+                "passages": [text] if text else [],
+                "read": source["read"] and (text == fresh or reads),
+            }
         )
-        self._known = merge_sources(self._known, {source["key"]: shown})
-        self.added = merge_sources(self.added, {source["key"]: shown})
-        return f"[{self._number(source['key'])}] {title}: {as_body(text)}"
+        return f"[{self._number(key)}] {title}: {as_body(text)}"
+
+    def _add(self, source: Source) -> None:
+        self._known = merge_sources(self._known, {source["key"]: source})
+        self.added = merge_sources(self.added, {source["key"]: source})
 
     def _number(self, key: str) -> int:
         self.numbers = merge_unique(self.numbers, [key])
         return self.numbers.index(key) + 1
 
 
-def _contains(passages: list[str], text: str) -> bool:
+def _contains(passages: Sequence[str], text: str) -> bool:
     return any(text in passage for passage in passages)
-
-
-def _proposal(observations: list[Observation]) -> Proposal:
-    for item in observations:
-        if item["call"]["tool"] == "finish":
-            arguments = item["call"]["arguments"]
-            return Proposal(
-                answer=str(arguments.get("answer", "")),
-                sources=list(arguments.get("sources", [])),
-                accepted=item["ok"],
-            )
-    return Proposal(answer="", sources=[], accepted=False)

@@ -42,14 +42,14 @@ async def plan(state: ResearchState, runtime: Runtime[Context], *, resources: Re
     from a Progress Check here (phase 1 has no branch but an early answer, which without evidence could not be cited),
     so none is made.
     """
-    context = runtime.context or Context()
+    context = runtime.context
     step = state.get("plan_step", 0)
     last = step >= context.warmup_steps - 1
     try:
         called = await _call(state, context, resources, step, last=last)
     except OutOfTimeError:
         sentence = PROMPTS[state["language"]].out_of_seconds.format(agent=AGENT, limit=context.max_seconds)
-        return {"plan": _tasks([state["question"]]), "ran_out": [sentence]}
+        return {"plan": sub_tasks([state["question"]]), "ran_out": [sentence]}
     update: dict[str, Any] = {"calls": [called.record], "plan_step": step + 1}
     if called.warning:
         update["ran_out"] = [called.warning]
@@ -60,7 +60,7 @@ async def plan(state: ResearchState, runtime: Runtime[Context], *, resources: Re
         # One seeker: what was listed are the facts it looks up one after the other.
         update["plan_notes"] = [question for question in questions if question != state["question"]]
         questions = [state["question"]]
-    update["plan"] = _tasks(questions[: context.max_seekers])
+    update["plan"] = sub_tasks(questions[: context.max_seekers])
     emit("plan", AGENT, plan=[task["question"] for task in update["plan"]])
     return update
 
@@ -85,7 +85,8 @@ async def _call(
     )
 
 
-def _tasks(questions: Sequence[str]) -> list[SubTask]:
+def sub_tasks(questions: Sequence[str]) -> list[SubTask]:
+    """Return one task per question; its id is the name of its seeker."""
     return [
         SubTask(id=f"seeker-{number}", question=question)
         for number, question in enumerate(questions, start=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -14,11 +14,12 @@ from agentinfer_lg.events import emit
 from agentinfer_lg.llm.calling import Caller
 from agentinfer_lg.llm.chat import OutOfTimeError
 from agentinfer_lg.nodes.plan import AGENT as PLANNER
-from agentinfer_lg.nodes.seeker.budget import seconds_spent
+from agentinfer_lg.nodes.seeker.budget import seconds_of_run
 from agentinfer_lg.nodes.seeker.evidence import select_passages
 from agentinfer_lg.nodes.seeker.read_answer import answer_tier, closed_answer, is_unknown, short_answer
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
-from agentinfer_lg.report.citations import CitedText, resolve_citations, source_list, supporting_sources
+from agentinfer_lg.report.render import CitedText, resolve_citations, source_list
+from agentinfer_lg.report.support import supporting_sources
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, Finding, ResearchState
@@ -35,15 +36,12 @@ async def write(state: ResearchState, runtime: Runtime[Context], *, resources: R
     The model's text is only a draft: citations are resolved against the registry of retrieved sources by code, and a
     writer that fails or writes nothing is replaced by the findings themselves.
     """
-    context = runtime.context or Context()
+    context = runtime.context
     writer = _Writer(state, context, resources)
     answer = await writer.answer()
     body = await writer.report(answer) if context.report == "full" else None
-    if body is None:
-        body = writer.assemble(answer)
-    prompts = PROMPTS[state["language"]]
-    ran_out = [*state.get("ran_out", []), *writer.failures]
-    report = _finish(body, answer, ran_out, state, prompts)
+    body = body or writer.assemble(answer)
+    report = _finish(body, [*state.get("ran_out", []), *writer.failures], state)
     emit("report", _AGENT, text=report)
     return {
         "answer": answer,
@@ -100,19 +98,10 @@ class _Writer:
         return reader.same_place != writer.same_place
 
     def _seconds_left(self) -> float:
-        """Time is that of the planner and of the slowest seeker."""
         calls, tools = self._state.get("calls", []), self._state.get("tools", [])
-        agents = {call["agent"] for call in calls} - {PLANNER}
-        planned = sum(call["seconds"] for call in calls if call["agent"] == PLANNER)
-        seekers = (
-            seconds_spent(
-                [call for call in calls if call["agent"] == agent],
-                [tool for tool in tools if tool["agent"] == agent],
-            )
-            for agent in agents
+        return self._context.max_seconds - seconds_of_run(
+            [*calls, *self.calls], tools, planner=PLANNER, writer=_AGENT
         )
-        written = sum(call["seconds"] for call in self.calls)
-        return self._context.max_seconds - planned - max(seekers, default=0.0) - written
 
     def _out_of_time(self) -> bool:
         return self._seconds_left() <= 0
@@ -134,19 +123,22 @@ class _Writer:
 
     def assemble(self, answer: str) -> CitedText:
         """Put the report together without a model: the answer, each finding, and quotes where there is no answer."""
-        lines = []
-        for finding in self._findings:
-            if finding["answer"]:
-                marks = self._marks(finding["sources"])
-                lines.append(f"- {finding['question']} {finding['answer']} {marks}".rstrip())
-            else:
-                lines.append(f"- {finding['question']} {self._prompts.no_answer}")
-                lines.extend(self._quotes(finding))
-        keys = supporting_sources(answer, self._sources, self._numbers) if answer else []
-        keys = keys or [key for finding in self._findings for key in finding["sources"]]
-        head = f"{answer} {self._marks(keys)}".rstrip() if answer else self._prompts.no_answer
-        text = f"{head}\n\n## {self._prompts.heading_findings}\n\n" + "\n".join(lines)
+        lines = [line for finding in self._findings for line in self._lines(finding)]
+        text = f"{self._head(answer)}\n\n## {self._prompts.heading_findings}\n\n" + "\n".join(lines)
         return resolve_citations(text, numbers=self._numbers, sources=self._sources, attribute=False)
+
+    def _head(self, answer: str) -> str:
+        if not answer:
+            return self._prompts.no_answer
+        keys = supporting_sources(answer, self._sources, self._numbers)
+        keys = keys or [key for finding in self._findings for key in finding["sources"]]
+        return f"{answer} {self._marks(keys)}".rstrip()
+
+    def _lines(self, finding: Finding) -> list[str]:
+        if finding["answer"]:
+            marks = self._marks(finding["sources"])
+            return [f"- {finding['question']} {finding['answer']} {marks}".rstrip()]
+        return [f"- {finding['question']} {self._prompts.no_answer}", *self._quotes(finding)]
 
     def _marks(self, keys: Iterable[str]) -> str:
         numbers = (self._numbers.index(key) + 1 for key in dict.fromkeys(keys) if key in self._numbers)
@@ -204,15 +196,15 @@ def _list(findings: list[Finding], prompts: Prompts) -> str:
     return "\n".join(f"- {item['question']} {item['answer'] or prompts.unknown}" for item in findings)
 
 
-def _finish(body: CitedText, answer: str, ran_out: list[str], state: ResearchState, prompts: Prompts) -> str:
+def _finish(body: CitedText, ran_out: Sequence[str], state: ResearchState) -> str:
+    """Return the whole report: the question, the body, its sources, and what ran out."""
+    prompts, sources = PROMPTS[state["language"]], state.get("sources", {})
     parts = [f"# {' '.join(state['question'].split())}", body.text.strip()]
-    sources = state.get("sources", {})
     if body.cited:
         parts.append(f"## {prompts.heading_sources}\n\n{source_list(body.cited, sources)}")
     elif not sources:
         parts.append(prompts.no_evidence)
     if ran_out:
-        parts.append(
-            f"## {prompts.heading_incomplete}\n\n" + "\n".join(f"- {item}" for item in dict.fromkeys(ran_out))
-        )
+        lines = "\n".join(f"- {item}" for item in dict.fromkeys(ran_out))
+        parts.append(f"## {prompts.heading_incomplete}\n\n{lines}")
     return "\n\n".join(parts) + "\n"

@@ -24,6 +24,8 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
         "nodes/think.py",
         "serving/engine/launch.py",
         "evals/agent/benchmark/run.py",
+        "evals/datasets/closed_world/prose.json",
+        "evals/compression/granularity/vocabulary.json",
     ):
         assert f"agentinfer_lg/{needed}" in names
     (points,) = [name for name in names if name.endswith(".dist-info/entry_points.txt")]

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentinfer_lg.report.citations import source_list
+from agentinfer_lg.report.render import source_list
 from agentinfer_lg.result import build_result
 
 _counts = st.integers(0, 10_000)

@@ -7,7 +7,6 @@ import typer
 from agentinfer_lg.cli.command_table import command_table
 
 COMMANDS = {
-    "progress": "agentinfer_lg.evals.agent.progress.command",
     "retrieval": "agentinfer_lg.evals.sam.retrieval.command",
     "sam": "agentinfer_lg.evals.sam.replay.command",
     "engine": "agentinfer_lg.evals.sam.engine.command",
@@ -22,6 +21,7 @@ COMMANDS = {
     "ablation": "agentinfer_lg.evals.agent.ablation.command",
     "load": "agentinfer_lg.evals.agent.load.command",
     "self-evaluation": "agentinfer_lg.evals.agent.self_evaluation.command",
+    "progress": "agentinfer_lg.evals.agent.progress.command",
 }
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""External verifier: sees without a model that an agent goes round in circles.
+"""External verifier: sees without a model that an agent makes no progress.
 
 A model that always answers TRUE to its own Progress Check never asks for help. These detectors look at what
 it did instead: the same action again, rounds that bring nothing unseen, the same thought again. Pure; a round
@@ -118,23 +118,24 @@ def observe(
         state: What is remembered of the rounds before.
         round: The round, closed: its actions have returned.
         repeat_limit: How often one action may be made.
-        stall_limit: Rounds in a row without new evidence that are a stall.
+        stall_limit: Rounds in a row without new evidence that count as no progress.
 
     Returns:
         The new state, and the objection with its causes; empty when there is none.
     """
     counts, repeat = _count_actions(state.actions, round.actions, repeat_limit)
     seen, fresh = _remember(state.seen, round.evidence)
-    stalled = 0 if fresh else state.stalled_rounds + 1
+    without_news = 0 if fresh else state.stalled_rounds + 1
     sketch = _sketch(round.thought)
     causes = [repeat]
-    if stalled >= stall_limit:
+    if without_news >= stall_limit:
         failed = f", {round.errors} failed tool calls in the last" if round.errors else ""
-        causes.append(f"no new evidence for {stalled} round{'s' if stalled > 1 else ''}{failed}")
+        rounds = "1 round" if without_news == 1 else f"{without_news} rounds"
+        causes.append(f"no new evidence for {rounds}{failed}")
     if sketch and any(_similarity(sketch, other) >= SAME_THOUGHT for other in state.thoughts):
         causes.append("repeated thought: nearly the same as one of the last ones")
     thoughts = (*state.thoughts, sketch)[-THOUGHTS_KEPT:] if sketch else state.thoughts
-    after = VerifierState(actions=counts, stalled_rounds=stalled, seen=seen, thoughts=thoughts)
+    after = VerifierState(actions=counts, stalled_rounds=without_news, seen=seen, thoughts=thoughts)
     return after, "; ".join(cause for cause in causes if cause)
 
 

@@ -123,7 +123,7 @@ async def distill(
     if None in made:
         done.failure = f"the {tier} model did not distill within {seconds:.0f} s"
     parts = [
-        _extracted(chunk, queries) if notes is None else notes
+        notes_without_model(chunk, queries) if notes is None else notes
         for notes, chunk in zip(made, chunks, strict=True)
     ]
     done.notes = with_details(Distillate.joined(parts), originals, tokens=detail_tokens)
@@ -179,13 +179,13 @@ async def _notes(
         halves = _halves(chunk) if size > _LEAST_TOKENS else []
         if len(halves) < 2:
             done.failure = str(error)
-            return _extracted(chunk, queries)
+            return notes_without_model(chunk, queries)
         return Distillate.joined(
             [await _notes(caller, prompts, half, queries, tier, done) for half in halves]
         )
     except EndpointError as error:
         done.failure = str(error)
-        return _extracted(chunk, queries)
+        return notes_without_model(chunk, queries)
     done.calls.append(called.record)
     notes, removed = verified(
         read_notes(called.reply.text, numbers, cut=called.record["output_tokens"] >= limit), chunk
@@ -193,13 +193,14 @@ async def _notes(
     done.removed += removed
     if not notes.facts:
         done.failure = f"nothing that the {tier} model wrote is borne out by the results"
-        return _extracted(chunk, queries)
+        return notes_without_model(chunk, queries)
     return notes
 
 
-def _extracted(chunk: Sequence[Original], queries: Sequence[str]) -> Distillate:
-    size = sum(estimate_tokens(original.text) for original in chunk)
-    return extracted(chunk, queries, tokens=max(60, int(_EXTRACT_SHARE * size)))
+def notes_without_model(originals: Sequence[Original], queries: Sequence[str]) -> Distillate:
+    """Return what stands in for notes where no model wrote any: the sentences that match the queries best."""
+    size = sum(estimate_tokens(original.text) for original in originals)
+    return extracted(originals, queries, tokens=max(60, int(_EXTRACT_SHARE * size)))
 
 
 def _chunk_tokens(window: int | None) -> int:

@@ -45,6 +45,18 @@ class Called:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is asked of whichever tier answers."""
+
+    messages: Sequence[BaseMessage]
+    hints: SessionHints
+    max_tokens: int
+    guide: Guide | None
+    native_tools: Literal["auto", "none"] | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Calls models on behalf of one agent in one turn."""
 
@@ -87,21 +99,19 @@ class Caller:
             ContextOverflowError: The prompt does not fit.
             OutOfTimeError: `timeout` is over.
         """
-        hints = SessionHints(
-            session_id=session_name(self.run_id, self.agent),
-            turn=self.turn,
-            role=role,
-            tool_seconds=tool_seconds,
-            output_tokens=max_tokens,
-            final=role in _ONE_SHOT,
-            supersedes=supersedes,
-            tenant=self.context.tenant,
-        )
         emit("model_start", self.agent, turn=self.turn, tier=tier, role=role)
+        request = _Request(
+            messages=messages,
+            hints=self._hints(role, max_tokens, tool_seconds, supersedes),
+            max_tokens=max_tokens,
+            guide=guide,
+            native_tools=native_tools,
+            timeout=timeout,
+        )
         model = self.resources.models.tier(tier)
         warning = ""
         try:
-            reply = await self._once(model, messages, hints, max_tokens, guide, native_tools, timeout)
+            reply = await self._once(model, request)
         except (ContextOverflowError, OutOfTimeError):
             raise
         except EndpointError as error:
@@ -112,31 +122,35 @@ class Caller:
                 raise
             warning = f"{error} The {other.tier} model goes on instead."
             emit("warning", self.agent, turn=self.turn, text=warning)
-            reply = await self._once(other, messages, hints, max_tokens, guide, native_tools, timeout)
-            tier = other.tier
+            reply, tier = await self._once(other, request), other.tier
         record = self._record(tier, role, reply, previous, appended)
         emit("model_end", self.agent, **record_event(record), text=reply.text[:2000])
         return Called(reply, record, warning)
 
-    async def _once(
-        self,
-        model: ChatTier,
-        messages: Sequence[BaseMessage],
-        hints: SessionHints,
-        max_tokens: int,
-        guide: Guide | None,
-        native_tools: Literal["auto", "none"] | None,
-        timeout: float | None,
-    ) -> Reply:
+    def _hints(
+        self, role: AgentRole, max_tokens: int, tool_seconds: float | None, supersedes: bool
+    ) -> SessionHints:
+        return SessionHints(
+            session_id=session_name(self.run_id, self.agent),
+            turn=self.turn,
+            role=role,
+            tool_seconds=tool_seconds,
+            output_tokens=max_tokens,
+            final=role in _ONE_SHOT,
+            supersedes=supersedes,
+            tenant=self.context.tenant,
+        )
+
+    async def _once(self, model: ChatTier, request: _Request) -> Reply:
         return await model.call(
-            messages,
-            hints=hints,
-            max_tokens=max_tokens,
+            request.messages,
+            hints=request.hints,
+            max_tokens=request.max_tokens,
             temperature=self.context.temperature,
-            guide=guide,
-            tools=tool_definitions(recall=recalls(self.context)) if native_tools else (),
-            tool_choice=native_tools or "auto",
-            timeout=timeout,
+            guide=request.guide,
+            tools=tool_definitions(recall=recalls(self.context)) if request.native_tools else (),
+            tool_choice=request.native_tools or "auto",
+            timeout=request.timeout,
         )
 
     def _record(

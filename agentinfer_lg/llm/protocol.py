@@ -18,6 +18,9 @@ from agentinfer_lg.llm.grammar import prose
 from agentinfer_lg.text import well_formed
 
 ToolName = Literal["web_search", "crawl", "document_qa", "recall", "finish"]
+"""Tools as a model, the transcript and the records know them."""
+ActionName = Literal[ToolName, "read_answer"]
+"""What an agent can do: `read_answer` reads the answer out of the results, where `finish` brings one along."""
 
 MAX_QUERIES = 5
 """Most queries or pages of one call."""
@@ -32,13 +35,14 @@ _ABOUT_WORDS = 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One checked tool call.
+    """One checked action.
 
     `arguments` by tool: web_search `queries: list[str]`; crawl `sources: list[int], urls: list[str]`;
-    document_qa `source: int, question: str`; recall `ticket: int, query: str`; finish `answer: str, sources: list[int]`.
+    document_qa `source: int, question: str`; recall `ticket: int, query: str`; finish `answer: str, sources: list[int]`;
+    read_answer `sources: list[int]`, as the model named them, for the transcript only.
     """
 
-    tool: ToolName
+    tool: ActionName
     arguments: dict[str, Any]  # Any: the shapes above
 
 
@@ -80,6 +84,25 @@ class Choices:
     def notes(self) -> tuple[str, ...]:
         """Names of the texts before the action: what the results tell and lack, once there are results."""
         return ("known", "missing") if self.results else ("thought",)
+
+
+READ_ANSWER = Action(tool="read_answer", arguments={"sources": []})
+"""Read the answer out of the results."""
+
+
+def gives_answer(tool: str) -> bool:
+    """Whether an action by this name ends the search if its answer is accepted."""
+    return tool in ("finish", "read_answer")
+
+
+def as_tool_call(action: Action) -> tuple[ToolName, dict[str, Any]]:
+    """Return name and arguments under which transcript, records and events show an action.
+
+    No model is offered `read_answer`. It stands there as a `finish` without an answer, which is how a model asks for it.
+    """
+    if action.tool == "read_answer":
+        return "finish", {"answer": "", **action.arguments}
+    return action.tool, action.arguments
 
 
 def _tool(
@@ -199,7 +222,10 @@ def parse_step(text: str) -> Step:
 
 
 def read_tool_call(name: str, arguments: Mapping[str, object]) -> Action | None:
-    """Check a native tool call; None if the tool does not exist or the arguments make no sense."""
+    """Check a native tool call; None if the tool does not exist or the arguments make no sense.
+
+    A `finish` without an answer asks to read it out of the results.
+    """
     match name:
         case "web_search":
             queries = _strings(arguments.get("queries", arguments.get("query")))
@@ -224,9 +250,10 @@ def read_tool_call(name: str, arguments: Mapping[str, object]) -> Action | None:
             )
         case "finish":
             answer = _clean(arguments.get("answer"), limit=20_000)
-            return Action(
-                tool="finish", arguments={"answer": answer, "sources": _numbers(arguments.get("sources"))}
-            )
+            sources = _numbers(arguments.get("sources"))
+            if not answer:
+                return Action(tool="read_answer", arguments={"sources": sources})
+            return Action(tool="finish", arguments={"answer": answer, "sources": sources})
         case _:
             return None
 

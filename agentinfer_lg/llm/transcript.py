@@ -21,8 +21,11 @@ from langchain_core.messages import (
 )
 
 from agentinfer_lg.compression.view import STUB
-from agentinfer_lg.llm.protocol import Action, Step
+from agentinfer_lg.llm.protocol import Action, Step, as_tool_call
 from agentinfer_lg.prompts import Prompts
+
+Mode = Literal["native", "json"]
+"""Form in which a model calls tools."""
 
 RAW = "agentinfer_raw"
 """Key under which an AI message keeps the JSON that the model wrote, so that it is replayed to the letter."""
@@ -38,15 +41,15 @@ def step_message(step: Step, *, message_id: str, raw: str | None) -> AIMessage:
         raw: The JSON that the model wrote; None for native tool calls.
     """
     calls = [
-        {"name": action.tool, "args": action.arguments, "id": f"{message_id}-{position}", "type": "tool_call"}
-        for position, action in enumerate(step.actions)
+        {"name": name, "args": arguments, "id": f"{message_id}-{position}", "type": "tool_call"}
+        for position, (name, arguments) in enumerate(map(as_tool_call, step.actions))
     ]
     extra = {RAW: raw} if raw is not None else {}
     return AIMessage(content=step.thought, tool_calls=calls, id=message_id, additional_kwargs=extra)
 
 
 def write_transcript(
-    messages: Sequence[AnyMessage], *, mode: Literal["native", "json"], prompts: Prompts, question: str
+    messages: Sequence[AnyMessage], *, mode: Mode, prompts: Prompts, question: str
 ) -> list[BaseMessage]:
     """Return `messages` as the model is to see them.
 

@@ -17,7 +17,7 @@ from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.nodes.seeker.evidence import select_passages
 from agentinfer_lg.nodes.seeker.read_answer import closed_answer, short_answer
 from agentinfer_lg.prompts import PROMPTS, number_passages
-from agentinfer_lg.report.citations import source_key
+from agentinfer_lg.report.sources import source_key
 from agentinfer_lg.result import Result, build_result
 from agentinfer_lg.settings import Settings
 from agentinfer_lg.state import RoundRecord, Source

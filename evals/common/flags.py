@@ -1,15 +1,17 @@
-"""What the commands of `agentinfer bench` and `eval` share: reading flags, showing progress, printing tables."""
+"""Reading the flags that commands of `agentinfer bench` and `eval` have in common."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
 from agentinfer_lg.errors import UserInputError
+
+Name = TypeVar("Name", bound=str)
 
 
 def names(text: str) -> list[str]:
@@ -38,19 +40,6 @@ def whole_numbers(text: str, *, flag: str, least: int = 1) -> list[int]:
     return numbers
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a Markdown table as lines whose columns stand below each other; the first row is its head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return [f"| {line} |" for line in lines]
-
-
-def filled(value: object, form: str) -> str:
-    """Format a figure for a cell of a table; None, an unknown one, is a dash."""
-    return "-" if value is None else format(value, form)
-
-
 def default_data() -> Path:
     """Return the folder of all data sets.
 
@@ -73,19 +62,15 @@ def model_folder(model: str) -> Path:
     return Path(model)
 
 
-@contextmanager
-def step_progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, elsewhere a line per step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def known_names(text: str, known: Sequence[Name], *, flag: str) -> list[Name]:
+    """Read different names out of a closed set, separated by commas.
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda step: typer.echo(step, err=True)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(
-            "", total=steps, completed=-1
-        )  # the first step is not done when it is announced
-        yield lambda step: progress.update(task, advance=1, description=step)
+    Raises:
+        UserInputError: There is none, one is unknown, or one is there twice.
+    """
+    wanted = names(text)
+    chosen = [each for name in wanted for each in known if each == name]
+    if not chosen or len(chosen) != len(wanted) or len(set(chosen)) != len(chosen):
+        msg = f"{flag} takes some of {', '.join(known)}, separated by commas, not {text!r}"
+        raise UserInputError(msg)
+    return chosen

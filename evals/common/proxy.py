@@ -1,4 +1,4 @@
-"""A relay before an engine: the agent's requests pass through it, and some of them or of their answers are changed.
+"""A proxy before an engine: the agent's requests pass through it, and some of them or of their answers are changed.
 
 What is changed is up to the sub-class. Everything else goes on as it came: method, path, body and headers of requests,
 status and body of answers. Nothing is streamed; an answer is passed on when it is whole.
@@ -38,7 +38,7 @@ class Incoming:
         return self.path.endswith("/chat/completions")
 
 
-class Relay:
+class Proxy:
     """A server on a port of this machine, as a context manager; requests are handled in threads of their own."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Relay:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="relay", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy", daemon=True
         )
 
     def __enter__(self) -> Self:
@@ -89,7 +89,7 @@ class Relay:
         return self._http.request(incoming.method, url, content=content, headers=dict(incoming.headers))
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        relay = self
+        proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -112,7 +112,7 @@ class Relay:
 
             def _reply(self, incoming: Incoming) -> None:
                 try:
-                    response = relay.answer(incoming)
+                    response = proxy.answer(incoming)
                 except httpx.HTTPError as error:
                     self.send_error(502, f"{type(error).__name__}: the engine does not answer")
                     return

@@ -1,4 +1,4 @@
-"""Marking a run in every way that there is: with each set of right answers, by the exact match and by a judge."""
+"""Grading a run in every way that there is: with each set of right answers, by the exact match and by a judge."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from agentinfer_lg.evals.grading.judgements import Judged, judge_run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
-    """One way of marking, with its figures."""
+class Grades:
+    """One way of grading, with its figures."""
 
     answers: str
     """Name of the set of right answers."""
@@ -27,20 +27,20 @@ class Marks:
         return int(self.figures["finished"] - self.figures["judged"])
 
 
-async def mark_run(
+async def grade_run(
     folder: Path,
     answers: Mapping[str, Sequence[Question]],
     judge: Judge | None,
     *,
     parallel: int = 4,
     on_failure: Callable[[str], None] = lambda reason: None,
-) -> list[Marks]:
-    """Mark what is finished; what was marked before is not asked again.
+) -> list[Grades]:
+    """Grade what is finished; what was graded before is not asked again.
 
     Args:
         folder: Of the run.
         answers: Its questions, once for each set of right answers, by the name of the set.
-        judge: Marks after the exact match; None: only that.
+        judge: Grades after the exact match; None: only that.
         parallel: Questions at once.
         on_failure: Called with the reason for each that the judge could not be asked about.
     """
@@ -51,7 +51,7 @@ async def mark_run(
             on_failure(reason)
 
     return [
-        Marks(
+        Grades(
             answers=name,
             judge=each.name,
             figures=await judge_run(folder, questions, each, parallel=parallel, on_done=on_done),

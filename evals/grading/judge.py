@@ -95,7 +95,7 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Marks answers."""
+    """Grades answers."""
 
     @property
     def name(self) -> str:

@@ -28,6 +28,31 @@ def seconds_spent(calls: Sequence[CallRecord], tools: Sequence[ToolRecord]) -> f
     return sum(call["seconds"] for call in calls if call["role"] not in _ASIDE) + sum(rounds.values())
 
 
+def seconds_of_run(
+    calls: Sequence[CallRecord], tools: Sequence[ToolRecord], *, planner: str, writer: str
+) -> float:
+    """Return seconds of work of a run so far: of its planner, of its slowest seeker, and of its writer.
+
+    Args:
+        calls: All model calls.
+        tools: All tool calls.
+        planner: Name of the agent that plans.
+        writer: Name of the agent that writes.
+    """
+
+    def alone(agent: str) -> float:
+        return sum(call["seconds"] for call in calls if call["agent"] == agent)
+
+    seekers = (
+        seconds_spent(
+            [call for call in calls if call["agent"] == agent],
+            [tool for tool in tools if tool["agent"] == agent],
+        )
+        for agent in {call["agent"] for call in calls} - {planner, writer}
+    )
+    return alone(planner) + max(seekers, default=0.0) + alone(writer)
+
+
 def seconds_left(state: SeekerState) -> float:
     """Return the seconds that a seeker may still spend, never negative."""
     return max(

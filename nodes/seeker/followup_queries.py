@@ -1,4 +1,4 @@
-"""Leads: what the results so far name that has not been looked for (pure).
+"""Follow-up queries: what the results so far name that has not been looked for (pure).
 
 A small model finds "the medal is kept in the Aldern museum", and searches for the medal again. So a search that asks nothing
 new also asks for what the sentences name that match the question best: the next hop of a question that needs several. This
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agentinfer_lg.text import content_terms, idf_scores, sentences
@@ -31,7 +31,7 @@ _SMALL_WORDS = frozenset(("of", "the", "de", "la", "van", "der", "von"))
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class FollowUpQuery:
     """Something to look up."""
 
     name: str
@@ -41,7 +41,7 @@ class Lead:
     sentence: str
 
     @property
-    def query(self) -> str:
+    def text(self) -> str:
         """What to search for: what is still wanted of what was named."""
         return f"{self.name} {self.wanted}".strip()
 
@@ -57,9 +57,9 @@ def asks_nothing_new(queries: Sequence[str], made: Sequence[str]) -> bool:
     return bool(made) and all(content_terms(query) <= known for query in queries)
 
 
-def leads(
+def followup_queries(
     texts: Sequence[str], titles: Sequence[str], question: str, made: Sequence[str], *, most: int
-) -> list[Lead]:
+) -> list[FollowUpQuery]:
     """Return what to search for next, best first.
 
     From a text in an alphabet with capitals the names of a sentence are taken, else the words that were not searched for.
@@ -68,21 +68,29 @@ def leads(
         texts: Passages found so far.
         titles: Titles of the documents whose passages they are: these need not be found again.
         question: What is to be answered.
-        made: Queries so far, those of leads included.
-        most: Leads to return at most, each of another sentence.
+        made: Queries so far, follow-up queries included.
+        most: Queries to return at most, each of another sentence.
     """
     known = content_terms(question) | _union(made) | _union(titles)
     near = _sentences_on(question, texts)
-    found: list[Lead] = []
-    for pick in (_names, _words):
-        if pick is _words:
-            # The less a sentence says besides what was asked, the more that is an answer.
-            near = sorted(near, key=lambda sentence: len(_words(sentence, known)))
-        for sentence in near:
-            name = pick(sentence, known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
-            if name:
-                found.append(Lead(name, _open_words(question, f"{sentence} {name}"), sentence))
-                known |= content_terms(name)
+    named = _picked(_names, near, question, known, most)
+    known |= {term for query in named for term in content_terms(query.name)}
+    # The less a sentence says besides what was asked, the more that is an answer.
+    near = sorted(near, key=lambda sentence: len(_words(sentence, known)))
+    return named + _picked(_words, near, question, known, most - len(named))
+
+
+def _picked(
+    pick: Callable[[str, set[str]], str], near: Sequence[str], question: str, known: set[str], most: int
+) -> list[FollowUpQuery]:
+    """Return what `pick` finds in the sentences that is not known, nor found in one before."""
+    found: list[FollowUpQuery] = []
+    known = set(known)
+    for sentence in near:
+        name = pick(sentence, known)[:_MOST_CHARACTERS].strip() if len(found) < most else ""
+        if name:
+            found.append(FollowUpQuery(name, _open_words(question, f"{sentence} {name}"), sentence))
+            known |= content_terms(name)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Looking up: one search for several queries, and what leads add to it."""
+"""Looking up: one search for several queries, and what follow-up queries add to it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from agentinfer_lg.compression.steps import queries_made
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import AgentInferError, ToolError
 from agentinfer_lg.nodes.seeker.compaction import hidden_numbers
-from agentinfer_lg.nodes.seeker.followup_queries import asks_nothing_new, leads, same_query
-from agentinfer_lg.report.citations import source_key
+from agentinfer_lg.nodes.seeker.followup_queries import asks_nothing_new, followup_queries, same_query
+from agentinfer_lg.report.sources import source_key
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import SeekerState, Source
 from agentinfer_lg.tools import SearchProvider
 
 _SEARCH_SECONDS = 60.0
-_MOST_LEADS = 2
-"""Leads followed at a time."""
-_RESULTS_PER_LEAD = 5
-"""Results of a lead that are read for an answer: it asks for one thing by its name."""
+_MOST_FOLLOWUPS = 2
+"""Follow-up queries at a time."""
+_RESULTS_PER_FOLLOWUP = 5
+"""Results of a follow-up query that are read for an answer: it asks for one thing by its name."""
 
 
 def source_of(uri: str, title: str, passages: list[str], *, read: bool) -> Source:
@@ -55,8 +55,10 @@ async def look_up(search: SearchProvider, queries: Sequence[str], *, limit: int)
     return list(ranked.values())
 
 
-async def follow(state: SeekerState, context: Context, queries: list[str]) -> tuple[list[str], list[str]]:
-    """Return what a search for `queries` is to search for, and which of it are leads: none unless it asks nothing new.
+async def with_followups(
+    state: SeekerState, context: Context, queries: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return what a search is to search for, and which of it are follow-up queries: none unless it asks nothing new.
 
     Args:
         state: With the step that searches as its last message.
@@ -75,7 +77,7 @@ async def follow(state: SeekerState, context: Context, queries: list[str]) -> tu
     return [*fresh, *followed], followed
 
 
-async def look_up_leads(
+async def look_up_followups(
     state: SeekerState, context: Context, resources: Resources
 ) -> tuple[list[Source], list[str]]:
     """Return what is found by what the results name and nobody searched for, and those queries.
@@ -86,7 +88,7 @@ async def look_up_leads(
     if not followed:
         return [], []
     try:
-        found = await look_up(resources.search, followed, limit=_RESULTS_PER_LEAD)
+        found = await look_up(resources.search, followed, limit=_RESULTS_PER_FOLLOWUP)
     except AgentInferError:
         return [], []
     known = state.get("sources", {})
@@ -97,11 +99,11 @@ async def look_up_leads(
 async def _suggested(state: SeekerState, made: Sequence[str]) -> list[str]:
     found = [source for source in state.get("sources", {}).values() if source["passages"]]
     suggested = await asyncio.to_thread(
-        leads,
+        followup_queries,
         [text for source in found for text in source["passages"]],
         [source["title"] for source in found],
         state["task"]["question"],
         made,
-        most=_MOST_LEADS,
+        most=_MOST_FOLLOWUPS,
     )
-    return [lead.query for lead in suggested]
+    return [query.text for query in suggested]

@@ -19,7 +19,7 @@ from agentinfer_lg.llm.calling import Called, Caller
 from agentinfer_lg.nodes.seeker.budget import seconds_left, tokens_spent
 from agentinfer_lg.nodes.seeker.evidence import Passage, select_passages
 from agentinfer_lg.prompts import Prompts, number_passages
-from agentinfer_lg.report.citations import supporting_sources
+from agentinfer_lg.report.support import supporting_sources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, LastReading, SeekerState
 from agentinfer_lg.text import sentences

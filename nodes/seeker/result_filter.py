@@ -1,4 +1,4 @@
-"""Search filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
+"""Result filter: which results of a round's searches are shown at all, decided on title and snippet before any is read.
 
 A result whose title a query spells out passes in any case. Among the others the words that they share with the question and the
 queries decide, or the small model does in one constrained call; where that fails or is slow, and where every search was made
@@ -9,9 +9,8 @@ it by the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from langchain_core.messages import HumanMessage
 
@@ -56,51 +55,64 @@ async def choose_results(
     if context.search_filter == "off" or len(found) <= context.search_keep:
         return Chosen(list(observations))
     calls: list[CallRecord] = []
-    order: list[int] = []
+    asked: list[int] = []
     failure = ""
     if context.search_filter == "model" and not _made_before(observations, state):
-        order, failure = await _ask(found[:_MOST], state, context, resources, calls)
-    method: Literal["model", "lexical"] = "model" if order else "lexical"
-    by_words = _by_words(found, observations, state)
-    named = _named(found, _queries(observations), state["task"]["question"])
-    first = [index for index in by_words if index in named]
-    order = list(dict.fromkeys([*first, *order]))[: context.search_keep]
-    if len(order) < _FEWEST or method == "lexical":  # a small model may name one and stop
-        more = [index for index in by_words if index not in order]
-        fewest = context.search_keep if method == "lexical" else min(_FEWEST, context.search_keep)
-        order += more[: fewest - len(order)]
-    keys = [found[index]["key"] for index in order]
-    rank = {key: position for position, key in enumerate(keys)}
+        asked, failure = await _ask(found[:_MOST], state, context, resources, calls)
+    rank = _ranked(found, asked, observations, state, keep=context.search_keep)
     pruned = [source for source in found if source["key"] not in rank]
     record = FilterRecord(
         agent=state["task"]["id"],
         turn=state.get("turn", 0),
-        method=method,
+        method="model" if asked else "lexical",
         results=len(found),
         pruned=len(pruned),
         tokens_saved=sum(map(_tokens, pruned)),
     )
+    _tell(record, found, failure)
+    return Chosen([_pruned(item, rank) for item in observations], pruned, calls, [record])
+
+
+def _ranked(
+    found: Sequence[Source],
+    asked: Sequence[int],
+    observations: Sequence[Observation],
+    state: SeekerState,
+    *,
+    keep: int,
+) -> dict[str, int]:
+    """Return the rank of each result that passes, by its key: those asked for by title, the model's choice, then by words."""
+    by_words = _by_words(found, observations, state)
+    named = _named(found, _queries(observations), state["task"]["question"])
+    first = [index for index in by_words if index in named]
+    order = list(dict.fromkeys([*first, *asked]))[:keep]
+    fewest = min(_FEWEST, keep) if asked else keep  # a small model may name one and stop
+    if len(order) < fewest:
+        order += [index for index in by_words if index not in order][: fewest - len(order)]
+    return {found[index]["key"]: position for position, index in enumerate(order)}
+
+
+def _pruned(item: Observation, rank: Mapping[str, int]) -> Observation:
+    """Return a search with the results that pass, best first; any other observation as it is."""
+    if item["call"]["tool"] != "web_search":
+        return item
+    kept = [source for source in item["sources"] if source["key"] in rank]
+    return {**item, "sources": sorted(kept, key=lambda source: rank[source["key"]])}
+
+
+def _tell(record: FilterRecord, found: Sequence[Source], failure: str) -> None:
+    tokens = sum(map(_tokens, found))
     emit(
         "filter",
         record["agent"],
         turn=record["turn"],
-        results=len(keys),
-        removed=len(pruned),
-        tokens_before=sum(map(_tokens, found)),
-        tokens_after=sum(map(_tokens, found)) - record["tokens_saved"],
+        results=record["results"] - record["pruned"],
+        removed=record["pruned"],
+        tokens_before=tokens,
+        tokens_after=tokens - record["tokens_saved"],
         ok=not failure,
         text=failure,
     )
-    kept = [
-        {
-            **item,
-            "sources": sorted((s for s in item["sources"] if s["key"] in rank), key=lambda s: rank[s["key"]]),
-        }
-        if item["call"]["tool"] == "web_search"
-        else item
-        for item in observations
-    ]
-    return Chosen(kept, pruned, calls, [record])  # type: ignore[arg-type]  # mypy loses the type of {**item}
 
 
 def read_choice(text: str, count: int) -> list[int]:

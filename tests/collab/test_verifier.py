@@ -109,7 +109,7 @@ def test_a_repeat_is_only_held_against_the_round_that_makes_it() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_rounds_without_new_evidence_are_a_stall(limit: int) -> None:
+def test_rounds_without_new_evidence_are_no_progress(limit: int) -> None:
     objections = watch(saw(PARIS), saw(PARIS), saw(), saw("", errors=1), saw(ROME), stall_limit=limit)
     stalled = [0, 1, 2, 3, 0]
     assert [bool(objection) for objection in objections] == [rounds >= limit for rounds in stalled]
@@ -176,19 +176,19 @@ ROUNDS = st.lists(
 
 
 @given(ROUNDS, st.integers(1, 4), st.integers(1, 4))
-def test_the_objection_follows_from_counting(rounds: list[RoundEvidence], repeat: int, stall: int) -> None:
+def test_the_objection_follows_from_counting(rounds: list[RoundEvidence], repeat: int, limit: int) -> None:
     state, made = VerifierState(), []
     for each in rounds:
         saved = VerifierState.from_json(json.loads(json.dumps(state.to_json())))
         assert saved == state
         before = state.stalled_rounds
-        state, objection = observe(state, each, repeat_limit=repeat, stall_limit=stall)
-        assert (state, objection) == observe(saved, each, repeat_limit=repeat, stall_limit=stall)
+        state, objection = observe(state, each, repeat_limit=repeat, stall_limit=limit)
+        assert (state, objection) == observe(saved, each, repeat_limit=repeat, stall_limit=limit)
         made += each.actions
         assert dict(state.actions) == {action: made.count(action) for action in dict.fromkeys(made)}
         assert ("repeat:" in objection) == any(made.count(action) > repeat for action in each.actions)
         assert state.stalled_rounds in (0, before + 1)
-        assert ("no new evidence" in objection) == (state.stalled_rounds >= stall)
+        assert ("no new evidence" in objection) == (state.stalled_rounds >= limit)
 
 
 def test_the_memory_is_bounded() -> None:

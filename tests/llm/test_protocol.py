@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from agentinfer_lg.llm.protocol import (
     MAX_QUERIES,
+    READ_ANSWER,
     Action,
     Choices,
     Step,
     action_regex,
     action_schema,
+    as_tool_call,
     parse_step,
     read_tool_call,
     tool_definitions,
@@ -66,7 +68,9 @@ def _check(step: Step) -> None:
                 assert type(arguments["source"]) is int
                 assert arguments["question"]
             case "finish":
-                assert isinstance(arguments["answer"], str)
+                assert arguments["answer"]
+                assert isinstance(arguments["sources"], list)
+            case "read_answer":
                 assert isinstance(arguments["sources"], list)
 
 
@@ -93,7 +97,12 @@ def _check(step: Step) -> None:
         (
             '{"thought": "t", "action": "answer"}',
             "t",
-            Action(tool="finish", arguments={"answer": "", "sources": []}),
+            READ_ANSWER,
+        ),
+        (
+            '{"thought": "t", "action": "answer", "answer": "1871"}',
+            "t",
+            Action(tool="finish", arguments={"answer": "1871", "sources": []}),
         ),
         (
             'Sure!\n```json\n{"thought": "two\\n lines", "action": "search", "query": "who"}\n```\nDone.',
@@ -186,7 +195,7 @@ _choices = (
     .filter(lambda drawn: drawn["search"] or drawn["read"] or drawn["answer"])
     .map(lambda drawn: Choices(**drawn))
 )
-_TOOL_OF = {"search": "web_search", "read": "crawl", "answer": "finish"}
+_TOOL_OF = {"search": "web_search", "read": "crawl", "answer": "read_answer"}
 
 
 def _options(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -285,7 +294,10 @@ def test_calls_are_trimmed() -> None:
     crawl = read_tool_call("crawl", {"sources": ["[1]", "2", 2, "S3", 4], "urls": "http://a.example"})
     assert crawl == Action(tool="crawl", arguments={"sources": [1, 2, 3, 4], "urls": ["http://a.example"]})
     finish = read_tool_call("finish", {"answer": None, "sources": None})
-    assert finish == Action(tool="finish", arguments={"answer": "", "sources": []})
+    assert finish == READ_ANSWER
+    named = read_tool_call("finish", {"answer": " ", "sources": [2]})
+    assert named == Action(tool="read_answer", arguments={"sources": [2]})
+    assert as_tool_call(named) == ("finish", {"answer": "", "sources": [2]}), "as the model called it"
 
 
 @given(

@@ -16,7 +16,7 @@ from langchain_core.messages import (
     convert_to_openai_messages,
 )
 
-from agentinfer_lg.llm.protocol import Action, Step, parse_step
+from agentinfer_lg.llm.protocol import READ_ANSWER, Action, Step, parse_step
 from agentinfer_lg.llm.transcript import RAW, step_message, write_transcript
 from agentinfer_lg.prompts import PROMPTS
 
@@ -41,7 +41,7 @@ _actions = st.one_of(
         st.integers(1, 9),
         _texts,
     ),
-    st.just(Action(tool="finish", arguments={"answer": "", "sources": []})),
+    st.sampled_from([READ_ANSWER, Action(tool="finish", arguments={"answer": "1871", "sources": [1]})]),
 )
 
 
@@ -180,7 +180,7 @@ def test_the_results_of_a_round_become_one_message() -> None:
             Action(tool="document_qa", arguments={"source": 1, "question": "为什么？"}),
             {"action": "ask", "source": 1, "question": "为什么？"},
         ),
-        (Action(tool="finish", arguments={"answer": "", "sources": []}), {"action": "answer"}),
+        (READ_ANSWER, {"action": "answer"}),
     ],
 )
 def test_a_native_step_as_json(action: Action, written: dict[str, object]) -> None:
@@ -206,3 +206,9 @@ def test_ids_of_a_step() -> None:
     assert step.id == "seeker-2-4"
     assert [call["id"] for call in step.tool_calls] == ["seeker-2-4-0", "seeker-2-4-1"]
     assert RAW not in step.additional_kwargs
+
+
+def test_the_reading_of_an_answer_is_shown_as_a_finish_without_one() -> None:
+    message = step_message(Step(thought="t", actions=(READ_ANSWER,)), message_id="seeker-1-0", raw=None)
+    (call,) = message.tool_calls
+    assert (call["name"], call["args"]) == ("finish", {"answer": "", "sources": []}), "models know no other"

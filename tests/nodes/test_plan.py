@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.seekers import ScriptedModel, call_record, model, resources, runtime
 
 from agentinfer_lg.context import Context
-from agentinfer_lg.nodes.plan import large_planner_steps, parse_questions, planner_tier
+from agentinfer_lg.nodes.plan import large_planner_steps, parse_questions, plan, planner_tier
 
 QUESTION = "Which lighthouse is older, Heron Point or Gull Rock?"
 HERON = "When was Heron Point built?"
@@ -87,10 +88,10 @@ _values: st.SearchStrategy[Any] = st.recursive(
 @given(st.text() | _values.map(json.dumps), st.integers(0, 200))
 def test_never_raises(text: str, end: int) -> None:
     for part in (text, text[:end]):
-        plan = parse_questions(part, question=QUESTION)
-        assert 1 <= len(plan) <= 8
-        assert all(item.strip() for item in plan)
-        assert len(set(plan)) == len(plan)
+        parts = parse_questions(part, question=QUESTION)
+        assert 1 <= len(parts) <= 8
+        assert all(item.strip() for item in parts)
+        assert len(set(parts)) == len(parts)
 
 
 def test_who_plans() -> None:
@@ -118,3 +119,59 @@ def test_echoes_of_the_question_are_no_parts() -> None:
     ]
     other = "When was Heron Point built?"
     assert parse_questions(_json(question.lower(), part, other), question=question) == [part, other]
+
+
+# The node
+
+
+async def _plan(*texts: str, state: Any = None, **knobs: Any) -> tuple[dict[str, Any], ScriptedModel]:
+    large = model(*texts)
+    blank = {"question": QUESTION, "language": "en", "run_id": "run"}
+    update = await plan({**blank, **(state or {})}, runtime(**knobs), resources=resources(large=large))
+    return update, large
+
+
+async def test_the_last_step_splits_the_question() -> None:
+    update, large = await _plan(_json(HERON, GULL), max_seekers=2, warmup_steps=1)
+    assert update["plan"] == [{"id": "seeker-1", "question": HERON}, {"id": "seeker-2", "question": GULL}]
+    assert update["plan_step"] == 1
+    assert [(call["agent"], call["role"], call["tier"]) for call in update["calls"]] == [
+        ("planner", "plan", "large")
+    ]
+    assert "List at most 2 simpler questions" in large.asked[0]
+
+
+async def test_steps_before_it_leave_notes() -> None:
+    update, large = await _plan("Two dates are asked for.", max_seekers=2, warmup_steps=3)
+    assert update["plan_notes"] == ["Two dates are asked for."]
+    assert "plan" not in update
+    assert "what exactly is asked for" in large.asked[0]
+    update, large = await _plan("Look at both.", state={"plan_step": 1}, max_seekers=2, warmup_steps=3)
+    assert "where and in which order" in large.asked[0]
+
+
+async def test_one_seeker_gets_the_facts_to_look_up_as_notes() -> None:
+    update, _ = await _plan(_json(HERON, GULL), max_seekers=1, warmup_steps=1)
+    assert update["plan"] == [{"id": "seeker-1", "question": QUESTION}]
+    assert update["plan_notes"] == [HERON, GULL]
+
+
+async def test_no_more_parts_than_seekers() -> None:
+    update, _ = await _plan(_json(HERON, GULL, "Where is Gull Rock?"), max_seekers=2, warmup_steps=1)
+    assert len(update["plan"]) == 2
+
+
+async def test_the_small_model_steps_in() -> None:
+    shared = resources(small=model(_json(HERON, GULL)))
+    state: Any = {"question": QUESTION, "language": "en", "run_id": "run"}
+    update = await plan(state, runtime(max_seekers=2, warmup_steps=1), resources=shared)
+    assert len(update["plan"]) == 2
+    assert "small model goes on" in update["ran_out"][0]
+
+
+async def test_no_time_is_left_to_plan() -> None:
+    spent = {"calls": [call_record(agent="planner", seconds=700.0)], "plan_step": 1}
+    update, large = await _plan("never said", state=spent, max_seconds=600, warmup_steps=3)
+    assert update["plan"] == [{"id": "seeker-1", "question": QUESTION}]
+    assert "(max_seconds)" in update["ran_out"][0]
+    assert large.asked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,10 @@ from agentinfer_lg.evals.agent.command_options import (
     report_answer,
     write_figures,
 )
-from agentinfer_lg.evals.common.flags import aligned, different_names, filled, step_progress, whole_numbers
+from agentinfer_lg.evals.common.flags import different_names, whole_numbers
+from agentinfer_lg.evals.common.progress import step_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned, filled
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.ablation.figures import AblationRow, AblationTotal
@@ -45,33 +49,38 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def ablation(
-    small_model: SmallModel,
-    large_model: LargeModel,
-    configurations: Annotated[str, typer.Option(help="Which ones, separated by commas; default: all.")] = "",
-    concurrency: Concurrency = "1,4,8,16",
-    benchmarks: Benchmarks = "closed-world",
-    seed: Seed = 1,
-    languages: Languages = "en,zh",
-    hops: Hops = "2,3,4,5,6",
-    offset: Offset = 0,
-    data: HotpotData = None,
-    questions_per_place: QuestionsPerPlace = 1,
-    min_questions: Annotated[int, typer.Option(min=1, help="Least questions of a cell.")] = 4,
-    blocks: Annotated[int, typer.Option(min=1, help="Repeat everything so often, with other questions.")] = 1,
-    tool_seconds: ToolSeconds = 1.0,
-    max_model_len: MaxModelLen = 16_384,
-    kv_cache_gib: KvCacheGib = None,
-    small_args: SmallArgs = "",
-    large_args: LargeArgs = "",
-    small_env: SmallEnv = None,
-    large_env: LargeEnv = None,
-    knobs: Knobs = None,
-    out: Out = Path("runs/ablation"),
-    json_file: JsonFile = None,
-    plots: Plots = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AblationFlags(StudyFlags):
+    """Flags of `agentinfer bench ablation`."""
+
+    small_model: SmallModel
+    large_model: LargeModel
+    configurations: Annotated[str, typer.Option(help="Which ones, separated by commas; default: all.")] = ""
+    concurrency: Concurrency = "1,4,8,16"
+    benchmarks: Benchmarks = "closed-world"
+    seed: Seed = 1
+    languages: Languages = "en,zh"
+    hops: Hops = "2,3,4,5,6"
+    offset: Offset = 0
+    data: HotpotData = None
+    questions_per_place: QuestionsPerPlace = 1
+    min_questions: Annotated[int, typer.Option(min=1, help="Least questions of a cell.")] = 4
+    blocks: Annotated[int, typer.Option(min=1, help="Repeat everything so often, with other questions.")] = 1
+    tool_seconds: ToolSeconds = 1.0
+    max_model_len: MaxModelLen = 16_384
+    kv_cache_gib: KvCacheGib = None
+    small_args: SmallArgs = ""
+    large_args: LargeArgs = ""
+    small_env: SmallEnv = None
+    large_env: LargeEnv = None
+    knobs: Knobs = None
+    out: Out = Path("runs/ablation")
+    json_file: JsonFile = None
+    plots: Plots = None
+
+
+@study(app, AblationFlags)
+def ablation(flags: AblationFlags) -> None:
     """Answer questions with every part on and off: QPS, seconds, accuracy, tokens.
 
     Starts servers of its own, one configuration after the other, and needs the machine for itself. Killed at any point, the
@@ -85,34 +94,34 @@ def ablation(
     from agentinfer_lg.evals.common.run_store import CellFolder
     from agentinfer_lg.serving.engine.launch import stop_on_signals
 
-    if plots is not None:
+    if flags.plots is not None:
         require_matplotlib()
     options = AblationOptions(
         engines=engine_pair(
-            models=(small_model, large_model),
-            kv_cache_gib=kv_cache_gib,
-            args=(small_args, large_args),
-            variables=(small_env or [], large_env or []),
-            max_model_len=max_model_len,
+            models=(flags.small_model, flags.large_model),
+            kv_cache_gib=flags.kv_cache_gib,
+            args=(flags.small_args, flags.large_args),
+            variables=(flags.small_env or [], flags.large_env or []),
+            max_model_len=flags.max_model_len,
         ),
         configurations=tuple(
-            find_configuration(name) for name in different_names(configurations) or CONFIGURATIONS
+            find_configuration(name) for name in different_names(flags.configurations) or CONFIGURATIONS
         ),
-        concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
-        questions_per_place=questions_per_place,
-        min_questions=min_questions,
-        blocks=blocks,
-        context=build_context({"report": "brief"}, parse_assignments(knobs or [])),
-        tool_seconds=tool_seconds,
+        concurrency=tuple(whole_numbers(flags.concurrency, flag="--concurrency")),
+        questions_per_place=flags.questions_per_place,
+        min_questions=flags.min_questions,
+        blocks=flags.blocks,
+        context=build_context({"report": "brief"}, parse_assignments(flags.knobs or [])),
+        tool_seconds=flags.tool_seconds,
     )
     world = World(
-        seed=seed,
-        languages=known_languages(languages),
-        hops=whole_numbers(hops, flag="--hops"),
-        offset=offset,
+        seed=flags.seed,
+        languages=known_languages(flags.languages),
+        hops=whole_numbers(flags.hops, flag="--hops"),
+        offset=flags.offset,
     )
-    corpora = make_corpora(different_names(benchmarks), options.questions, world, data, out)
-    benchmark = Ablation(corpora=corpora, options=options, folder=out)
+    corpora = make_corpora(different_names(flags.benchmarks), options.questions, world, flags.data, flags.out)
+    benchmark = Ablation(corpora=corpora, options=options, folder=flags.out)
     benchmark.prepare()
     missing = benchmark.missing
     loads = len({(block, configuration.name) for block, configuration, _ in missing})
@@ -120,20 +129,20 @@ def ablation(
         with stop_on_signals(), step_progress(len(missing) + loads) as on_step:
             benchmark.run(on_step=on_step, on_done=report_answer)
     finally:
-        if CellFolder(out).started:
-            cells = read_cells(out)
+        if CellFolder(flags.out).started:
+            cells = read_cells(flags.out)
             rows, totals = ablation_rows(cells), ablation_totals(cells)
             figures = {
                 "rows": [row.to_json() for row in rows],
                 "totals": [total.to_json() for total in totals],
                 "settings": _settings(options),
             }
-            write_figures(figures, out, json_file)
+            write_figures(figures, flags.out, flags.json_file)
             typer.echo("\n".join([*_table(rows), "", "All n together:", *_totals(totals)]))
-    if plots is not None:
+    if flags.plots is not None:
         from agentinfer_lg.evals.agent.ablation.plots import draw_ablation
 
-        for file in draw_ablation(read_cells(out), plots):
+        for file in draw_ablation(read_cells(flags.out), flags.plots):
             typer.echo(f"drawn: {file}", err=True)
 
 

@@ -146,7 +146,7 @@ def browsecomp_zh(
     )
     check_ready(options, web=docs is None)
     answers: dict[str, Sequence[Question]] = {str(name): questions for name, questions in sets.items()}
-    _run_marked("browsecomp-zh", answers, options, data=folder, docs=docs, judge=judge)
+    _run_graded("browsecomp-zh", answers, options, data=folder, docs=docs, judge=judge)
 
 
 @app.command(context_settings=_PASSED_ON)
@@ -180,7 +180,7 @@ def deepdiver(
         out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
     )
     check_ready(options, web=docs is None)
-    _run_marked("deepdiver", {"given": questions}, options, data=file, docs=docs, judge=judge)
+    _run_graded("deepdiver", {"given": questions}, options, data=file, docs=docs, judge=judge)
 
 
 @app.command()
@@ -218,7 +218,7 @@ def profile(
     write_json(show_profile(run), json_file)
 
 
-def _run_marked(
+def _run_graded(
     name: str,
     answers: dict[str, Sequence[Question]],
     options: RunOptions,

@@ -19,7 +19,7 @@ from agentinfer_lg.errors import ConfigurationError, UserInputError
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, Scored
     from agentinfer_lg.evals.datasets.question import Question
-    from agentinfer_lg.evals.grading.grades import Marks
+    from agentinfer_lg.evals.grading.grades import Grades
     from agentinfer_lg.evals.grading.judge import Judge
 
 T = TypeVar("T")
@@ -83,9 +83,9 @@ def run_and_report(
         options: Of the run.
         data: Identifies the questions.
         docs: Folder to search; None: the web.
-        answers: The questions with each set of right answers, where the run is to be marked; what people see of such a run on
+        answers: The questions with each set of right answers, where the run is to be graded; what people see of such a run on
             the terminal then has no answers in it.
-        judge: Whether the configured judge marks too.
+        judge: Whether the configured judge grades too.
 
     Raises:
         UserInputError: There are no questions.
@@ -94,7 +94,7 @@ def run_and_report(
     """
     from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, summarise
     from agentinfer_lg.evals.agent.benchmark.tables import (
-        marks_table,
+        grades_table,
         show_profile,
         summary_table,
         write_json,
@@ -113,40 +113,40 @@ def run_and_report(
         parallel=options.parallel,
     )
     chosen = _choose_judge() if answers and judge else None
-    scored, marks = _until_signal(_run_and_mark(run, answers or {}, chosen))
+    scored, grades = _until_signal(_run_and_grade(run, answers or {}, chosen))
     summary: dict[str, Any] = {"policy": options.policy, **summarise(scored)}
-    if marks:
-        summary["marks"] = [{"answers": each.answers, "judge": each.judge, **each.figures} for each in marks]
+    if grades:
+        summary["marks"] = [{"answers": each.answers, "judge": each.judge, **each.figures} for each in grades]
     write_json(summary, run.folder / "summary.json")
     typer.echo("\n".join(summary_table(summary)))
-    if marks:
-        typer.echo("\n" + "\n".join(marks_table(marks)))
+    if grades:
+        typer.echo("\n" + "\n".join(grades_table(grades)))
     if options.profile and scored:
         typer.echo("")
         summary["profile"] = show_profile(run.folder)
     write_json(summary, options.json_file)
-    _exit_if_incomplete(len(questions) - len(scored), sum(each.unjudged for each in marks))
+    _exit_if_incomplete(len(questions) - len(scored), sum(each.unjudged for each in grades))
 
 
-async def _run_and_mark(
+async def _run_and_grade(
     run: BenchmarkRun, answers: Mapping[str, Sequence[Question]], judge: Judge | None
-) -> tuple[list[Scored], list[Marks]]:
+) -> tuple[list[Scored], list[Grades]]:
     from agentinfer_lg.evals.agent.benchmark.run import run_benchmark
-    from agentinfer_lg.evals.grading.grades import mark_run
+    from agentinfer_lg.evals.grading.grades import grade_run
 
     scored = await run_benchmark(run, on_done=_report_secret if answers else _report)
-    marks = await mark_run(
+    grades = await grade_run(
         run.folder,
         answers,
         judge,
         parallel=run.parallel,
         on_failure=lambda reason: typer.echo(f"unjudged {reason}", err=True),
     )
-    return scored, marks
+    return scored, grades
 
 
 def _choose_judge() -> Judge | None:
-    """Return the configured judge, if there is one, and say who marks."""
+    """Return the configured judge, if there is one, and say who grades."""
     from agentinfer_lg.cli.options import load_settings
     from agentinfer_lg.evals.grading.judge import ExactJudge, choose_judge
 

@@ -1,4 +1,4 @@
-"""Tables of `agentinfer eval`: summaries, marks, comparisons, profiles."""
+"""Tables of `agentinfer eval`: summaries, grades, comparisons, profiles."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from agentinfer_lg.evals.common.flags import aligned
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.benchmark.compare import Comparison
     from agentinfer_lg.evals.agent.benchmark.figures import Breakdown
     from agentinfer_lg.evals.agent.benchmark.profile import Profile
     from agentinfer_lg.evals.common.metrics_page import ServerFigures
-    from agentinfer_lg.evals.grading.grades import Marks
+    from agentinfer_lg.evals.grading.grades import Grades
 
 Record = Mapping[str, Any]  # Any: JSON
 
@@ -34,21 +34,31 @@ def summary_table(summary: Record) -> list[str]:
     if not summary["questions"]:
         return ["no question was finished"]
     tokens = summary["tokens"]
-    return [
-        "| policy | questions | EM | F1 | s per question | turns | large turns | escalations | re-prefill tokens "
-        "| small tokens (cached) | large tokens (cached) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| {summary['policy']} | {summary['questions']} | {summary['exact_match']:.2f} | {summary['f1']:.3f} "
-        f"| {summary['seconds_per_question']:.0f} | {summary['turns_per_question']:.1f} "
-        f"| {summary['large_turns_share']:.0%} | {summary['escalations']} | {summary['reprefill_tokens']:,} "
-        f"| {_tokens(tokens['small'])} | {_tokens(tokens['large'])} |",
-    ]
+    head = ("policy", "questions", "EM", "F1", "s per question", "turns", "large turns", "escalations")
+    return aligned(
+        [
+            (*head, "re-prefill tokens", "small tokens (cached)", "large tokens (cached)"),
+            (
+                str(summary["policy"]),
+                str(summary["questions"]),
+                f"{summary['exact_match']:.2f}",
+                f"{summary['f1']:.3f}",
+                f"{summary['seconds_per_question']:.0f}",
+                f"{summary['turns_per_question']:.1f}",
+                f"{summary['large_turns_share']:.0%}",
+                str(summary["escalations"]),
+                f"{summary['reprefill_tokens']:,}",
+                _tokens(tokens["small"]),
+                _tokens(tokens["large"]),
+            ),
+        ]
+    )
 
 
-def marks_table(marks: Sequence[Marks]) -> list[str]:
+def grades_table(grades: Sequence[Grades]) -> list[str]:
     """Return accuracies by set of right answers and judge; the exact match knows no confidence, so has no error of it."""
     head = ("answers", "judge", "judged", "right", "accuracy (95%)", "calibration error", "unreadable")
-    return aligned([head, *(_marks_row(each) for each in marks)])
+    return aligned([head, *(_grades_row(each) for each in grades)])
 
 
 def comparison_table(found: Comparison) -> list[str]:
@@ -67,11 +77,14 @@ def comparison_table(found: Comparison) -> list[str]:
     rows.append(("seconds", found.seconds, ".0f", f"x {found.seconds_ratio:.2f}"))
     return [
         f"{found.questions} questions",
-        "| per question | A | B | A against B (95%) |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {name} | {left:{spec}} | {right:{spec}} | {against} |"
-            for name, (left, right), spec, against in rows
+        *aligned(
+            [
+                ("per question", "A", "B", "A against B (95%)"),
+                *(
+                    (name, f"{left:{spec}}", f"{right:{spec}}", against)
+                    for name, (left, right), spec, against in rows
+                ),
+            ]
         ),
     ]
 
@@ -97,8 +110,8 @@ def show_profile(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def _marks_row(marks: Marks) -> tuple[str, ...]:
-    figures = marks.figures
+def _grades_row(grades: Grades) -> tuple[str, ...]:
+    figures = grades.figures
     accuracy, error = figures["accuracy"], figures["calibration_error"]
     interval = (
         "-"
@@ -106,12 +119,12 @@ def _marks_row(marks: Marks) -> tuple[str, ...]:
         else f"{accuracy:.1%} ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%})"
     )
     return (
-        marks.answers,
-        marks.judge,
+        grades.answers,
+        grades.judge,
         f"{figures['judged']}/{figures['questions']}",
         str(figures["correct"]),
         interval,
-        "-" if error is None or marks.judge == "exact" else f"{error:.2f}",
+        "-" if error is None or grades.judge == "exact" else f"{error:.2f}",
         str(figures["unreadable"]),
     )
 

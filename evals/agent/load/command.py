@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,10 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.agent import command_options as agent
-from agentinfer_lg.evals.common.flags import aligned, different_names, filled, step_progress, whole_numbers
+from agentinfer_lg.evals.common.flags import different_names, whole_numbers
+from agentinfer_lg.evals.common.progress import step_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned, filled
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.configurations import Configuration
@@ -20,38 +24,43 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def load(
-    small_model: agent.SmallModel,
-    large_model: agent.LargeModel,
-    concurrency: agent.Concurrency = "4,8,16",
+@dataclass(frozen=True, kw_only=True)
+class LoadFlags(StudyFlags):
+    """Flags of `agentinfer bench load`."""
+
+    small_model: agent.SmallModel
+    large_model: agent.LargeModel
+    concurrency: agent.Concurrency = "4,8,16"
     configurations: Annotated[
         str, typer.Option(help="Which ones, separated by commas; those of `bench ablation`.")
-    ] = "all,+compress",
-    questions_per_place: agent.QuestionsPerPlace = 2,
+    ] = "all,+compress"
+    questions_per_place: agent.QuestionsPerPlace = 2
     sample_seconds: Annotated[
         float, typer.Option(min=0.1, help="From one look at the servers' /metrics to the next.")
-    ] = 2.0,
-    window: Annotated[float, typer.Option(min=1.0, help="Seconds over which hit rate and QPS move.")] = 60.0,
-    kv_cache_gib: agent.KvCacheGib = None,
-    max_model_len: agent.MaxModelLen = 16_384,
-    small_args: agent.SmallArgs = "",
-    small_env: agent.SmallEnv = None,
-    large_args: agent.LargeArgs = "",
-    large_env: agent.LargeEnv = None,
-    knobs: agent.Knobs = None,
-    tool_seconds: agent.ToolSeconds = 1.0,
-    benchmarks: agent.Benchmarks = "closed-world",
-    seed: agent.Seed = 1,
-    languages: agent.Languages = "en,zh",
-    hops: agent.Hops = "2,3,4,5,6",
-    data: agent.HotpotData = None,
-    offset: agent.Offset = 0,
-    out: agent.Out = Path("runs/load"),
-    plots: agent.Plots = None,
-    plot_format: Annotated[Literal["svg", "png"], typer.Option(help="Format of charts.")] = "svg",
-    json_file: agent.JsonFile = None,
-) -> None:
+    ] = 2.0
+    window: Annotated[float, typer.Option(min=1.0, help="Seconds over which hit rate and QPS move.")] = 60.0
+    kv_cache_gib: agent.KvCacheGib = None
+    max_model_len: agent.MaxModelLen = 16_384
+    small_args: agent.SmallArgs = ""
+    small_env: agent.SmallEnv = None
+    large_args: agent.LargeArgs = ""
+    large_env: agent.LargeEnv = None
+    knobs: agent.Knobs = None
+    tool_seconds: agent.ToolSeconds = 1.0
+    benchmarks: agent.Benchmarks = "closed-world"
+    seed: agent.Seed = 1
+    languages: agent.Languages = "en,zh"
+    hops: agent.Hops = "2,3,4,5,6"
+    data: agent.HotpotData = None
+    offset: agent.Offset = 0
+    out: agent.Out = Path("runs/load")
+    plots: agent.Plots = None
+    plot_format: Annotated[Literal["svg", "png"], typer.Option(help="Format of charts.")] = "svg"
+    json_file: agent.JsonFile = None
+
+
+@study(app, LoadFlags)
+def load(flags: LoadFlags) -> None:
     """Answer many questions at the same time, with AgentSched and without, and watch the servers: lambda, hit rate, QPS.
 
     Starts servers of its own, one configuration after the other, and needs the machine for itself. Killed at any point, the
@@ -61,32 +70,41 @@ def load(
     from agentinfer_lg.evals.agent.load.run import LoadOptions, LoadRun
     from agentinfer_lg.evals.common.charts import require_matplotlib
 
-    if plots is not None:
+    if flags.plots is not None:
         require_matplotlib()
     options = LoadOptions(
         engines=agent.engine_pair(
-            models=(small_model, large_model),
-            max_model_len=max_model_len,
-            kv_cache_gib=kv_cache_gib,
-            variables=(small_env or [], large_env or []),
-            args=(small_args, large_args),
+            models=(flags.small_model, flags.large_model),
+            max_model_len=flags.max_model_len,
+            kv_cache_gib=flags.kv_cache_gib,
+            variables=(flags.small_env or [], flags.large_env or []),
+            args=(flags.small_args, flags.large_args),
         ),
-        configurations=_configurations(configurations),
-        concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
-        questions_per_place=questions_per_place,
-        context=build_context({"report": "brief"}, parse_assignments(knobs or [])),
-        tool_seconds=tool_seconds,
-        sample_seconds=sample_seconds,
+        configurations=_configurations(flags.configurations),
+        concurrency=tuple(whole_numbers(flags.concurrency, flag="--concurrency")),
+        questions_per_place=flags.questions_per_place,
+        context=build_context({"report": "brief"}, parse_assignments(flags.knobs or [])),
+        tool_seconds=flags.tool_seconds,
+        sample_seconds=flags.sample_seconds,
     )
-    spoken, lengths = agent.known_languages(languages), whole_numbers(hops, flag="--hops")
-    world = agent.World(seed=seed, languages=spoken, hops=lengths, offset=offset)
-    corpora = agent.make_corpora(different_names(benchmarks), options.questions, world, data, out)
-    benchmark = LoadRun(corpora=corpora, options=options, folder=out)
+    spoken, lengths = agent.known_languages(flags.languages), whole_numbers(flags.hops, flag="--hops")
+    world = agent.World(seed=flags.seed, languages=spoken, hops=lengths, offset=flags.offset)
+    corpora = agent.make_corpora(
+        different_names(flags.benchmarks), options.questions, world, flags.data, flags.out
+    )
+    benchmark = LoadRun(corpora=corpora, options=options, folder=flags.out)
     benchmark.prepare()
     try:
         _run(benchmark)
     finally:
-        _report(out, options, window=window, json_file=json_file, plots=plots, plot_format=plot_format)
+        _report(
+            flags.out,
+            options,
+            window=flags.window,
+            json_file=flags.json_file,
+            plots=flags.plots,
+            plot_format=flags.plot_format,
+        )
 
 
 def _configurations(text: str) -> tuple[Configuration, ...]:

@@ -2,58 +2,72 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned
+
 app = typer.Typer()
 
+_WINDOWS = ("by_label", "soon_after", "from_label", "anywhere")
+_HEAD = (
+    *("runs", "detector", "by the label", "label to +3", "from the label on", "anywhere"),
+    *("false alarms per run", "flags per good round", "flags per later round"),
+)
 
-@app.command()
-def progress(
-    data: Annotated[Path, typer.Option(help="Folder of Who&When, with its two subfolders.")],
-    repeat_limit: Annotated[int, typer.Option(min=1, help="How often one action may be made.")] = 2,
-    stall_limit: Annotated[
-        int, typer.Option(min=1, help="Rounds without new evidence that are a stall.")
-    ] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressFlags(StudyFlags):
+    """Flags of `agentinfer bench progress`."""
+
+    data: Annotated[Path, typer.Option(help="Folder of Who&When, with its two subfolders.")]
+    repeat_limit: Annotated[int, typer.Option(min=1, help="How often one action may be made.")] = 2
+    stall_limit: Annotated[int, typer.Option(min=1, help="Rounds without new evidence that are a stall.")] = 2
+
+
+@study(app, ProgressFlags)
+def progress(flags: ProgressFlags) -> None:
     """Score the verifier (no model) against the labelled mistakes of Who&When."""
     from agentinfer_lg.evals.agent.progress.run import run
 
-    result = run(data, repeat_limit=repeat_limit, stall_limit=stall_limit)
+    result = run(flags.data, repeat_limit=flags.repeat_limit, stall_limit=flags.stall_limit)
     typer.echo("\n".join(_table(result)))
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    flags.write(result)
 
 
 def _table(result: dict[str, Any]) -> list[str]:  # Any: the JSON object of `run`
-    lines = [
-        f"repeat_limit {result['repeat_limit']}, stall_limit {result['stall_limit']}; share of runs flagged, "
-        "in brackets: by a coin that flags as many rounds",
-        "",
-        "| runs | detector | by the label | label to +3 | from the label on | anywhere "
-        "| false alarms per run | flags per good round | flags per later round |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, subset in result.items():
         if isinstance(subset, dict):
             tuned = subset["tuned"]
-            lines.append(_row(name, "verifier", subset["given"]))
             limits = f"{tuned['repeat_limit']}/{tuned['stall_limit']}"
-            lines.append(_row(f"{name}, held-out half", f"verifier, tuned to {limits}", tuned["score"]))
+            rows.append(_row(name, "verifier", subset["given"]))
+            rows.append(_row(f"{name}, held-out half", f"verifier, tuned to {limits}", tuned["score"]))
             if subset["self_report"]:
-                lines.append(_row(name, "the system's own ledger", subset["self_report"]))
-    return lines
+                rows.append(_row(name, "the system's own ledger", subset["self_report"]))
+    return [
+        f"repeat_limit {result['repeat_limit']}, stall_limit {result['stall_limit']}; share of runs flagged, "
+        "in brackets: by a coin that flags as many rounds",
+        "",
+        *aligned([_HEAD, *rows]),
+    ]
 
 
-def _row(name: str, detector: str, score: dict[str, Any]) -> str:
+def _row(name: str, detector: str, score: dict[str, Any]) -> Sequence[str]:
     hits, chance = score["hits"], score["chance"]
-    windows = ("by_label", "soon_after", "from_label", "anywhere")
-    cells = [f"{hits[window]:.0%} ({chance[window]:.0%})" for window in windows]
     good = f"{score['early_rate']:.1%} of {score['good_rounds']}"
     late = f"{score['late_rate']:.1%} of {score['rounds'] - score['good_rounds']}"
-    cells += [f"{score['false_alarms_per_run']:.2f}", good, late]
-    return f"| {name} ({score['runs']}) | {detector} | {' | '.join(cells)} |"
+    flagged = [f"{hits[window]:.0%} ({chance[window]:.0%})" for window in _WINDOWS]
+    return (
+        f"{name} ({score['runs']})",
+        detector,
+        *flagged,
+        f"{score['false_alarms_per_run']:.2f}",
+        good,
+        late,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,10 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.agent import command_options as agent
-from agentinfer_lg.evals.common.flags import aligned, filled, names, step_progress, whole_numbers
+from agentinfer_lg.evals.common.flags import names, whole_numbers
+from agentinfer_lg.evals.common.progress import step_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned, filled
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.self_evaluation.figures import SelfEvaluationRow
@@ -19,33 +23,38 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("self-evaluation")
-def self_evaluation(
-    small_model: agent.SmallModel,
-    large_model: agent.LargeModel,
-    questions: Annotated[
-        int, typer.Option(min=1, help="Of the closed world; each under all conditions.")
-    ] = 20,
-    parallel: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 4,
+@dataclass(frozen=True, kw_only=True)
+class SelfEvaluationFlags(StudyFlags):
+    """Flags of `agentinfer bench self-evaluation`."""
+
+    small_model: agent.SmallModel
+    large_model: agent.LargeModel
+    questions: Annotated[int, typer.Option(min=1, help="Of the closed world; each under all conditions.")] = (
+        20
+    )
+    parallel: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 4
     rates: Annotated[
         str, typer.Option(help="Error rates to force, from 0 to 1; own: the model's own verdicts.")
-    ] = "0,0.05,0.1,0.2,0.3,own",
-    seed: Annotated[int, typer.Option(min=0, help="Of the closed world, and of which checks are wrong.")] = 1,
-    languages: agent.Languages = "en,zh",
-    hops: agent.Hops = "2,3,4,5,6",
-    offset: agent.Offset = 0,
-    tool_seconds: agent.ToolSeconds = 1.0,
-    max_model_len: agent.MaxModelLen = 16_384,
-    kv_cache_gib: agent.KvCacheGib = None,
-    small_args: agent.SmallArgs = "",
-    large_args: agent.LargeArgs = "",
-    small_env: agent.SmallEnv = None,
-    large_env: agent.LargeEnv = None,
-    knobs: agent.Knobs = None,
-    out: agent.Out = Path("runs/self-evaluation"),
-    json_file: agent.JsonFile = None,
-    plots: agent.Plots = None,
-) -> None:
+    ] = "0,0.05,0.1,0.2,0.3,own"
+    seed: Annotated[int, typer.Option(min=0, help="Of the closed world, and of which checks are wrong.")] = 1
+    languages: agent.Languages = "en,zh"
+    hops: agent.Hops = "2,3,4,5,6"
+    offset: agent.Offset = 0
+    tool_seconds: agent.ToolSeconds = 1.0
+    max_model_len: agent.MaxModelLen = 16_384
+    kv_cache_gib: agent.KvCacheGib = None
+    small_args: agent.SmallArgs = ""
+    large_args: agent.LargeArgs = ""
+    small_env: agent.SmallEnv = None
+    large_env: agent.LargeEnv = None
+    knobs: agent.Knobs = None
+    out: agent.Out = Path("runs/self-evaluation")
+    json_file: agent.JsonFile = None
+    plots: agent.Plots = None
+
+
+@study(app, SelfEvaluationFlags, name="self-evaluation")
+def self_evaluation(flags: SelfEvaluationFlags) -> None:
     """Force the error rate of Progress Checks, with the verifier and without: accuracy, tokens, escalations.
 
     Starts two servers and answers every question under every condition. Killed at any point, the same command goes on with
@@ -56,33 +65,33 @@ def self_evaluation(
     from agentinfer_lg.evals.common.charts import require_matplotlib
     from agentinfer_lg.serving.engine.launch import stop_on_signals
 
-    if plots is not None:
+    if flags.plots is not None:
         require_matplotlib()
     options = SelfEvaluationOptions(
         engines=agent.engine_pair(
-            models=(small_model, large_model),
-            kv_cache_gib=kv_cache_gib,
-            args=(small_args, large_args),
-            variables=(small_env or [], large_env or []),
-            max_model_len=max_model_len,
+            models=(flags.small_model, flags.large_model),
+            kv_cache_gib=flags.kv_cache_gib,
+            args=(flags.small_args, flags.large_args),
+            variables=(flags.small_env or [], flags.large_env or []),
+            max_model_len=flags.max_model_len,
         ),
-        questions=questions,
-        parallel=parallel,
-        rates=_rates(rates),
-        seed=seed,
-        context=build_context({"report": "brief", "max_seekers": 1}, parse_assignments(knobs or [])),
-        tool_seconds=tool_seconds,
+        questions=flags.questions,
+        parallel=flags.parallel,
+        rates=_rates(flags.rates),
+        seed=flags.seed,
+        context=build_context({"report": "brief", "max_seekers": 1}, parse_assignments(flags.knobs or [])),
+        tool_seconds=flags.tool_seconds,
     )
-    spoken, lengths = agent.known_languages(languages), whole_numbers(hops, flag="--hops")
-    world = agent.World(seed=seed, languages=spoken, hops=lengths, offset=offset)
-    corpora = agent.make_corpora(["closed-world"], questions + 1, world, None, out)
-    study = SelfEvaluation(corpora=corpora, options=options, folder=out)
+    spoken, lengths = agent.known_languages(flags.languages), whole_numbers(flags.hops, flag="--hops")
+    world = agent.World(seed=flags.seed, languages=spoken, hops=lengths, offset=flags.offset)
+    corpora = agent.make_corpora(["closed-world"], flags.questions + 1, world, None, flags.out)
+    study = SelfEvaluation(corpora=corpora, options=options, folder=flags.out)
     study.prepare()
     try:
         with stop_on_signals(), step_progress(len(study.missing) + 1) as on_step:
             study.run(on_step=on_step, on_done=agent.report_answer)
     finally:
-        _report(out, options, json_file=json_file, plots=plots)
+        _report(flags.out, options, json_file=flags.json_file, plots=flags.plots)
 
 
 def _rates(text: str) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Progress Checks with a known error rate: a relay that puts the verdict of an oracle, or its opposite, into their answers.
+"""Progress Checks with a known error rate: a proxy that puts the verdict of an oracle, or its opposite, into their answers.
 
 Everything else passes as it is, requests and answers. The engine does the work of the check too, and its tokens and time
 are counted; only the value that the agent reads is another one. What the model itself said is written down, so that its
@@ -9,7 +9,7 @@ is below the error rate. So a step that is flipped at 10% is flipped at 20% as w
 differ by nothing but the steps between them.
 
 A request does not say which question it belongs to, and the planner may word the task anew. So each question has
-base URLs of its own, `/<question>/<tier>/v1`, and one relay serves all of them. One seeker per question is assumed: two
+base URLs of its own, `/<question>/<tier>/v1`, and one proxy serves all of them. One seeker per question is assumed: two
 of them would make the same turns.
 
 An answer that is no verdict (cut off, or not the block) is replaced by a block too: what is studied are wrong verdicts,
@@ -32,7 +32,7 @@ import httpx
 from agentinfer_lg.collab.controller import Verdict
 from agentinfer_lg.collab.progress_check import PROGRESS_REGEX, parse_verdict
 from agentinfer_lg.evals.agent.self_evaluation.oracle_check import Seen, is_progress, seen_in
-from agentinfer_lg.evals.common.proxy import Incoming, Relay
+from agentinfer_lg.evals.common.proxy import Incoming, Proxy
 from agentinfer_lg.evals.datasets.question import Question
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
@@ -58,8 +58,8 @@ class ForcedCheck:
     """Whether that is the opposite of the oracle's verdict, on purpose."""
 
 
-class ForcedChecks(Relay):
-    """The relay, as a context manager.
+class ForcedChecks(Proxy):
+    """The proxy, as a context manager.
 
     Args:
         engines: Base URL of the engine of each tier, ending in `/v1`.

@@ -134,7 +134,7 @@ def _brings_nearer(action: Action, seen: Seen, evidence: Sequence[str]) -> bool:
             return any(
                 seen.is_evidence(number) and number not in seen.recalled for number in _sources(action)
             )
-        case "finish":
+        case "finish" | "read_answer":
             return bool(evidence) and evidence[-1] in shown
 
 

@@ -271,7 +271,7 @@ class SelfEvaluation:
 
 
 class _Forced:
-    """An asker whose requests go through the relay, each question by its own URLs."""
+    """An asker whose requests go through the proxy, each question by its own URLs."""
 
     def __init__(self, engines: AgentEngines, search: SearchProvider, checks: ForcedChecks) -> None:
         self._engines = engines

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.cli.options import build_context, load_settings
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import aligned, names, step_progress
+from agentinfer_lg.evals.common.flags import names
+from agentinfer_lg.evals.common.progress import step_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.context import Context
@@ -25,49 +27,53 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def granularity(
+@dataclass(frozen=True, kw_only=True)
+class GranularityFlags(StudyFlags):
+    """Flags of `agentinfer bench granularity`."""
+
     url: Annotated[
         str | None, typer.Option(help="Endpoint of the reader; default: the large tier of the settings.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model that reads; default: the first served.")] = None,
+    ] = None
+    model: Annotated[str | None, typer.Option(help="Model that reads; default: the first served.")] = None
     distill_url: Annotated[
         str | None, typer.Option(help="Endpoint of the distiller; default: the reader's.")
-    ] = None,
-    distill_model: Annotated[
-        str | None, typer.Option(help="Model that distills; default: the reader's.")
-    ] = None,
+    ] = None
+    distill_model: Annotated[str | None, typer.Option(help="Model that distills; default: the reader's.")] = (
+        None
+    )
     tasks: Annotated[
         str, typer.Option(help="generated, airline (tau-bench, see docs/data.md), or both, by commas.")
-    ] = "generated",
+    ] = "generated"
     policies: Annotated[
         str,
         typer.Option(
             help="Of full, notes, recall, recall-guided, recall-auto, recall-without-details, extract, "
             "extract-recall, reading, by commas."
         ),
-    ] = "full,notes,recall,recall-auto",
+    ] = "full,notes,recall,recall-auto"
     part: Annotated[
         str, typer.Option(help="report: tasks to report on; tune: others, to try changes on.")
-    ] = "report",
-    seeds: Annotated[int, typer.Option(min=1, help="Generated sessions, of six questions each.")] = 10,
-    offset: Annotated[int, typer.Option(min=0, help="Generated sessions to leave out at the start.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most sessions of each set.")] = None,
+    ] = "report"
+    seeds: Annotated[int, typer.Option(min=1, help="Generated sessions, of six questions each.")] = 10
+    offset: Annotated[int, typer.Option(min=0, help="Generated sessions to leave out at the start.")] = 0
+    limit: Annotated[int | None, typer.Option(min=1, help="Most sessions of each set.")] = None
     settings_of_run: Annotated[
         list[str] | None, typer.Option("--set", help="A knob of compression, as KEY=VALUE; repeatable.")
-    ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Sessions at once.")] = 2,
+    ] = None
+    parallel: Annotated[int, typer.Option(min=1, help="Sessions at once.")] = 2
     only_distill: Annotated[
         bool, typer.Option("--only-distill", help="Make the notes and stop: the reader can be served later.")
-    ] = False,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
+    ] = False
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
     out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")] = Path(
         "runs/granularity"
-    ),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+    )
+
+
+@study(app, GranularityFlags)
+def granularity(flags: GranularityFlags) -> ExitCode | None:
     """Ask for exact details of old tool results: with the whole context, with notes in their place, and with recall.
 
     The results are distilled before anybody knows what will be asked. Interrupted at any point, the same command goes on
@@ -76,29 +82,33 @@ def granularity(
     from agentinfer_lg.evals.compression.granularity.run import GranularityBenchmark
     from agentinfer_lg.resources import Resources
 
-    if part not in ("tune", "report"):
-        msg = f"--part is tune or report, not {part!r}"
+    if flags.part not in ("tune", "report"):
+        msg = f"--part is tune or report, not {flags.part!r}"
         raise UserInputError(msg)
-    chosen = _policies(policies)
-    context = _context(settings_of_run or [])
+    chosen = _policies(flags.policies)
+    context = _context(flags.settings_of_run or [])
     sessions = _sessions(
-        names(tasks), context, seeds=seeds, offset=offset, limit=limit, tune=part == "tune", data=data
+        names(flags.tasks),
+        context,
+        seeds=flags.seeds,
+        offset=flags.offset,
+        limit=flags.limit,
+        tune=flags.part == "tune",
+        data=flags.data,
     )
     benchmark = GranularityBenchmark(
         sessions,
         chosen,
-        Resources(_settings(url, model, distill_url, distill_model)),
+        Resources(_settings(flags.url, flags.model, flags.distill_url, flags.distill_model)),
         context=context,
-        folder=out.absolute(),
-        parallel=parallel,
+        folder=flags.out.absolute(),
+        parallel=flags.parallel,
     )
-    code = _run(benchmark, sessions=len(sessions), only_distill=only_distill)
-    if not only_distill:
+    code = _run(benchmark, sessions=len(sessions), only_distill=flags.only_distill)
+    if not flags.only_distill:
         typer.echo("\n".join(_report(benchmark.rows, chosen)))
-    if json_file is not None:
-        _write(json_file, benchmark.rows, chosen)
-    if code:
-        raise typer.Exit(int(code))
+    flags.write(_json(benchmark.rows, chosen))
+    return code
 
 
 def _run(benchmark: GranularityBenchmark, *, sessions: int, only_distill: bool) -> ExitCode:
@@ -229,14 +239,13 @@ def _report(rows: Sequence[Row], policies: Sequence[Policy]) -> list[str]:
     return lines
 
 
-def _write(file: Path, rows: Sequence[Row], policies: Sequence[Policy]) -> None:
+def _json(rows: Sequence[Row], policies: Sequence[Policy]) -> dict[str, Any]:  # Any: JSON
     from agentinfer_lg.evals.compression.granularity.figures import difference, figures
 
-    result = {
+    return {
         "figures": [asdict(each) for each in figures(rows)],
         "differences": [
             asdict(each) for policy in policies[1:] for each in difference(rows, policy, policies[0])
         ],
         "rows": [asdict(row) for row in rows],
     }
-    file.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

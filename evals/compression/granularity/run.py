@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from agentinfer_lg.compression.distill import distill
-from agentinfer_lg.compression.distillate import Distillate, extracted, with_details
+from agentinfer_lg.compression.distill import distill, notes_without_model
+from agentinfer_lg.compression.distillate import Distillate, with_details
 from agentinfer_lg.context import Context
 from agentinfer_lg.evals.common.run_store import keep_settings, write_json
 from agentinfer_lg.evals.compression.granularity.reader import Asked, RecallBy, ask, read
 from agentinfer_lg.evals.compression.granularity.session import DetailSession, Probe, contains, is_right
 from agentinfer_lg.llm.calling import Caller
-from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 
@@ -62,7 +61,6 @@ POLICIES: dict[Policy, _Kind] = {
 notes do not list what could be recalled. `extract`, `extract-recall` (by code): sentences of the results stand in for
 notes, as they do where the model fails. `reading`: no transcript at all, but the originals that match the question best,
 from which the seeker reads the answer when a step in the JSON form says `answer`."""
-_EXTRACT_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,8 +270,7 @@ def _queries(session: DetailSession) -> list[str]:
 def _extracted(session: DetailSession, context: Context) -> _Notes:
     """Notes as `distill` makes them where no model answers."""
     originals = session.originals
-    size = sum(estimate_tokens(original.text) for original in originals)
-    notes = extracted(originals, _queries(session), tokens=max(60, int(_EXTRACT_SHARE * size)))
+    notes = notes_without_model(originals, _queries(session))
     return _Notes(with_details(notes, originals, tokens=context.notes_tokens // 4), 0, "")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,9 @@ import typer
 
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import aligned, model_folder, names, step_progress
+from agentinfer_lg.evals.common.flags import known_names, model_folder
+from agentinfer_lg.evals.common.study import StudyFlags, measuring, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.compression.long_session.figures import Figures
@@ -27,47 +28,50 @@ app = typer.Typer()
 _NAMES = {"on": "compression", "cold": "compression, cold swap", "off": "no compression"}
 
 
-@app.command(name="compress")
-def compress(
+@dataclass(frozen=True, kw_only=True)
+class CompressFlags(StudyFlags):
+    """Flags of `agentinfer bench compress`."""
+
     model: Annotated[
         str, typer.Option(help="Model folder, or `demo` for the small demo model (8192 tokens of context).")
-    ] = "demo",
+    ] = "demo"
     docs: Annotated[
         Path | None,
         typer.Option(
             help="Folder of text documents; default: the paragraphs of HotpotQA in the data folder."
         ),
-    ] = None,
+    ] = None
     variants: Annotated[
         str,
         typer.Option(help="Sessions, separated by commas: on, cold (swap without prewarm), off."),
-    ] = "on,off",
-    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Rounds of a session.")] = 24,
+    ] = "on,off"
+    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Rounds of a session.")] = 24
     after_tokens: Annotated[
         int, typer.Option(min=200, help="Context from which old results are distilled.")
-    ] = 12_000,
-    keep_rounds: Annotated[int, typer.Option(min=0, max=20, help="Last rounds that stay whole.")] = 2,
-    notes_tokens: Annotated[int, typer.Option(min=100, help="Most tokens of the notes.")] = 1000,
-    observation_tokens: Annotated[
-        int, typer.Option(min=100, help="Most tokens of results per round.")
-    ] = 1000,
+    ] = 12_000
+    keep_rounds: Annotated[int, typer.Option(min=0, max=20, help="Last rounds that stay whole.")] = 2
+    notes_tokens: Annotated[int, typer.Option(min=100, help="Most tokens of the notes.")] = 1000
+    observation_tokens: Annotated[int, typer.Option(min=100, help="Most tokens of results per round.")] = 1000
     tool_seconds: Annotated[
         float, typer.Option(min=0, help="Added to each search: a folder answers at once, the web does not.")
-    ] = 0.0,
+    ] = 0.0
     max_context: Annotated[
         int | None, typer.Option(min=1024, help="Context window of the engine; default: that of the model.")
-    ] = None,
+    ] = None
     prewarm: Annotated[
         bool, typer.Option(help="Prefill the new context before a swap; off: `cold` takes the place of `on`.")
-    ] = True,
-    engine_args: Annotated[str, typer.Option(help="More arguments for vLLM, in quotes.")] = "",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
+    ] = True
+    engine_args: Annotated[str, typer.Option(help="More arguments for vLLM, in quotes.")] = ""
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write all figures and events here.")
-    ] = None,
-) -> None:
+    ] = None
+
+
+@study(app, CompressFlags, name="compress")
+def compress(flags: CompressFlags) -> ExitCode | None:
     """Run one long research session per variant over real documents, on a real engine with AgentSAM and AgentSched.
 
     What each round searches is given, so that the session is long; everything else is as in any run. It is told how far
@@ -77,40 +81,35 @@ def compress(
     from agentinfer_lg.evals.compression.long_session.run import LongSession, LongSessionOptions
     from agentinfer_lg.evals.compression.long_session.script import make_script
 
-    chosen = _variants(variants, prewarm=prewarm)
-    folder = model_folder(model)
-    with _documents(docs, data) as documents:
+    chosen = _variants(flags.variants, prewarm=flags.prewarm)
+    folder = model_folder(flags.model)
+    with _documents(flags.docs, flags.data) as documents:
         session = LongSession(
-            script=make_script(documents, rounds=rounds),
+            script=make_script(documents, rounds=flags.rounds),
             options=LongSessionOptions(
                 model=str(folder),
                 docs=documents,
-                rounds=rounds,
-                after_tokens=after_tokens,
-                keep_rounds=keep_rounds,
-                notes_tokens=notes_tokens,
-                observation_tokens=observation_tokens,
-                tool_seconds=tool_seconds,
-                max_model_len=max_context,
-                engine_args=tuple(shlex.split(engine_args)),
+                rounds=flags.rounds,
+                after_tokens=flags.after_tokens,
+                keep_rounds=flags.keep_rounds,
+                notes_tokens=flags.notes_tokens,
+                observation_tokens=flags.observation_tokens,
+                tool_seconds=flags.tool_seconds,
+                max_model_len=flags.max_context,
+                engine_args=tuple(shlex.split(flags.engine_args)),
             ),
             variants=chosen,
         )
         code = _run(session)
     typer.echo("\n".join(_report(session.figures)))
-    if json_file is not None:
-        _write(json_file, session, model=model if model == "demo" else folder.name)
-    if code:
-        raise typer.Exit(code)
+    flags.write(_figures(session, model=flags.model if flags.model == "demo" else folder.name))
+    return code
 
 
 def _variants(text: str, *, prewarm: bool) -> list[Variant]:
     from agentinfer_lg.evals.compression.long_session.run import VARIANTS
 
-    chosen = [known for name in names(text) for known in VARIANTS if known == name]
-    if not chosen or len(chosen) != len(names(text)) or len(set(chosen)) != len(chosen):
-        msg = f"--variants takes some of {', '.join(VARIANTS)}, separated by commas, not {text!r}"
-        raise UserInputError(msg)
+    chosen = known_names(text, VARIANTS, flag="--variants")
     if prewarm:
         return chosen
     return list(dict.fromkeys("cold" if variant == "on" else variant for variant in chosen))
@@ -135,15 +134,9 @@ def _documents(docs: Path | None, data: Path | None) -> Iterator[Path]:
 
 def _run(session: LongSession) -> ExitCode:
     """Run it; whatever ends it early, what was done stays in it."""
-    from agentinfer_lg.serving.engine.launch import stop_on_signals
-
-    try:
-        with stop_on_signals(), step_progress(session.steps) as on_step:
-            session.run(on_step=on_step)
-    except (KeyboardInterrupt, SystemExit):
-        typer.echo("Interrupted; this was measured until then.", err=True)
-        return ExitCode.INTERRUPTED
-    return ExitCode.COMPLETE
+    with measuring(session.steps) as measurement:
+        session.run(on_step=measurement.step)
+    return measurement.code
 
 
 def _report(figures: dict[Variant, Figures]) -> list[str]:
@@ -251,15 +244,14 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _write(file: Path, session: LongSession, *, model: str) -> None:
+def _figures(session: LongSession, *, model: str) -> dict[str, Any]:  # Any: JSON
     from agentinfer_lg.evals.common.versions import versions
 
     settings = asdict(session.options)
     del settings["docs"]  # a temporary folder, mostly
-    result = {
+    return {
         "sessions": {variant: asdict(figures) for variant, figures in session.figures.items()},
         "script": asdict(session.script),
         "settings": {**settings, "model": model},
         "versions": versions(),
     }
-    file.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")

@@ -29,7 +29,7 @@ from agentinfer_lg.evals.compression.long_session.figures import (
     prompts_to_count,
 )
 from agentinfer_lg.evals.compression.long_session.script import Script
-from agentinfer_lg.evals.compression.long_session.scripted_search import SteeredEndpoint
+from agentinfer_lg.evals.compression.long_session.scripted_search import ScriptedSearchProxy
 from agentinfer_lg.graphs.deep_research import create_deep_research_graph
 from agentinfer_lg.serving.engine.command import ServeOptions
 from agentinfer_lg.serving.engine.launch import Server
@@ -132,7 +132,7 @@ class LongSession:
             on_step: Called before each step with what it is; there are `steps` of them.
 
         Raises:
-            EngineError: A server does not start or dies, or the session cannot be steered.
+            EngineError: A server does not start or dies, or the session cannot be scripted.
         """
         for variant in self.variants:
             on_step(f"{variant}: loading the engine")
@@ -179,20 +179,20 @@ async def record(
         on_round: Called with the turn when its Think request is sent.
 
     Raises:
-        EngineError: The session cannot be steered.
+        EngineError: The session cannot be scripted.
         httpx.HTTPError: The engine does not answer.
     """
     root = base_url.removesuffix("/v1")
     watch = _Watch(f"{root}/metrics", on_round)
-    with SteeredEndpoint(base_url=base_url, searches=script.searches) as steered:
-        endpoint = EndpointSettings(base_url=steered.base_url, model=model, tool_calling="json", hints="on")
+    with ScriptedSearchProxy(base_url=base_url, searches=script.searches) as scripted:
+        endpoint = EndpointSettings(base_url=scripted.base_url, model=model, tool_calling="json", hints="on")
         settings = Settings(_env_file=None, small=endpoint)  # type: ignore[call-arg]  # pydantic-settings
         search = SlowSearch(LocalFolder(options.docs), seconds=options.tool_seconds)
         graph = create_deep_research_graph(settings=settings, search=search)
         await watch.run(graph, options.context(variant), script.question)
-        if steered.problem:
-            raise EngineError(steered.problem)
-        exchanges = steered.exchanges
+        if scripted.problem:
+            raise EngineError(scripted.problem)
+        exchanges = scripted.exchanges
     await asyncio.sleep(_PUBLISHED_SECONDS)
     await watch.look()
     counted = [await _tokens(f"{root}/tokenize", model, prompt) for prompt in prompts_to_count(exchanges)]

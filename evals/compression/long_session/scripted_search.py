@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from agentinfer_lg.errors import EngineError
-from agentinfer_lg.evals.common.proxy import Incoming, Relay
+from agentinfer_lg.evals.common.proxy import Incoming, Proxy
 
 _ACTION = '"action": "('
 _QUERY_CHARS = 110
@@ -52,7 +52,7 @@ class Exchange:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
-class SteeredEndpoint(Relay):
+class ScriptedSearchProxy(Proxy):
     """The proxy, on a port of this machine, as a context manager.
 
     Args:
@@ -67,7 +67,7 @@ class SteeredEndpoint(Relay):
         self._lock = threading.Lock()
         self._exchanges: list[Exchange] = []
         self.problem = ""
-        """Why a Think step could not be steered, as a sentence; empty if all could."""
+        """Why a Think step could not be scripted, as a sentence; empty if all could."""
 
     @property
     def base_url(self) -> str:
@@ -87,7 +87,7 @@ class SteeredEndpoint(Relay):
         body = None
         if hints.get("agent_role") == "think":
             try:
-                body = json.dumps(self._steered(request, int(hints["agent_turn"]))).encode()
+                body = json.dumps(self._scripted(request, int(hints["agent_turn"]))).encode()
             except EngineError as error:
                 self.problem = str(error)
         sent = time.monotonic()
@@ -96,7 +96,7 @@ class SteeredEndpoint(Relay):
             self._note(request, hints, response.json().get("usage") or {}, sent)
         return response
 
-    def _steered(self, request: dict[str, Any], turn: int) -> dict[str, Any]:
+    def _scripted(self, request: dict[str, Any], turn: int) -> dict[str, Any]:
         query = self._searches[turn % len(self._searches)]
         regex = (request.get("structured_outputs") or {}).get("regex", "")
         return {**request, "structured_outputs": {"regex": narrowed(regex, query)}}
@@ -128,7 +128,7 @@ def narrowed(regex: str, query: str) -> str:
     """
     notes, found, _ = regex.partition(_ACTION)
     if not found:
-        msg = "a Think step came without the grammar of JSON actions: only that form of tool calls can be steered"
+        msg = "a Think step came without the grammar of JSON actions: only that form of tool calls can be scripted"
         raise EngineError(msg)
     return rf'{notes}"action": "search", "query": "{query}"\}}'
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
+from agentinfer_lg.evals.common.data_file import read_data
 from agentinfer_lg.text import Language
 
 T = TypeVar("T")
@@ -29,42 +30,11 @@ _YEARS = range(1690, 1980)
 _CODE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 _CODES = len(_CODE_LETTERS) ** 3 * 900
 
-# One vowel group ends each of the first two parts and a consonant begins the others: no word can be put together twice.
-_EN_PARTS = (
-    (
-        *("Ba", "Bre", "Bro", "Chu", "Da", "Dre", "Dwi", "Fa", "Fle", "Fro", "Ga", "Gle", "Gra", "Gwi"),
-        *("Ha", "He", "Ja", "Je", "Ka", "Kle", "Kra", "Lo", "Lu", "Mo", "Myu", "Na", "Ne", "Po", "Pra"),
-        *("Que", "Ra", "Sko", "Sle", "Spu", "Sva", "Ta", "Thre", "Tho", "Tra", "Twe", "Va", "Vi", "Vo"),
-        *("Wa", "We", "Yo", "Za", "Zi"),
-    ),
-    (
-        *("bbe", "bra", "dda", "dge", "fta", "gna", "kka", "kso", "lba", "ldu", "lgo", "lke", "lvi"),
-        *("mba", "mse", "nda", "ndri", "ngo", "nke", "nzi", "pho", "ppe", "rdi", "rga", "rmu", "rne"),
-        *("rve", "ska", "spe", "sto", "tho", "tvi"),
-    ),
-    (
-        *("ck", "dd", "ff", "gg", "kk", "ld", "lk", "lm", "lsk", "lt", "mp", "msk", "nd", "nk", "nnow"),
-        *("nt", "pp", "rd", "rk", "rl", "rn", "rsk", "rth", "sk", "ss", "st", "tch", "tt", "vock", "x"),
-    ),
-)
-# The three places share no character, so that a word never begins inside another one.
-_ZH_PARTS = (
-    "阿巴贝布楚达德杜法费弗盖戈哈赫基凯柯拉莱洛鲁玛梅莫纳尼帕佩普乔萨塞绍苏塔泰图瓦维沃西雅泽卓",
-    "安波丹顿恩尔格古吉卡克库兰里林伦曼密姆诺努奇切茹桑申斯索汀托",
-    "宾博登迪丁芬冈根华津肯朗勒廉芒摩莎施坦腾廷威温逊兹扎珍芝珀",
-)
-_EN_COLOURS = (
-    (
-        *("ashen", "bleached", "burnt", "chalky", "cloudy", "dusky", "faded", "frosted", "glossy", "hazy"),
-        *("matt", "mottled", "muted", "pale", "powdery", "silvery", "smoky", "speckled", "velvety", "watery"),
-    ),
-    (
-        *("amber", "apricot", "aubergine", "azure", "cerise", "cinnabar", "cobalt", "coral", "crimson"),
-        *("emerald", "fuchsia", "indigo", "lilac", "magenta", "mauve", "ochre", "sepia", "teal", "turquoise"),
-        *("umber", "vermilion", "violet"),
-    ),
-)
-_ZH_COLOURS = ("浅深暗亮淡浓嫩粉豆烟藕霜雾墨乌银柔冷暖艳", "赭靛绛黛绯缃茜碧翠褐橙紫蓝绿黄红棕青栗橘杏丹")
+_DATA = read_data(__file__, "names.json")
+# English: one vowel group ends each of the first two parts and a consonant begins the others: no word can be put together twice.
+# Chinese: the three places share no character, so that a word never begins inside another one.
+_PARTS: dict[Language, tuple[Sequence[str], Sequence[str], Sequence[str]]] = _DATA["parts"]
+_COLOURS: dict[Language, tuple[Sequence[str], Sequence[str]]] = _DATA["colours"]
 
 
 class Draw:
@@ -115,15 +85,15 @@ class Mint:
 
     def __init__(self, seed: int) -> None:
         self._words: dict[Language, list[str]] = {
-            "en": _words(*_EN_PARTS, draw=Draw(seed, "words en")),
-            "zh": _words(*_ZH_PARTS, draw=Draw(seed, "words zh")),
+            "en": _words(*_PARTS["en"], draw=Draw(seed, "words en")),
+            "zh": _words(*_PARTS["zh"], draw=Draw(seed, "words zh")),
         }
         self._colours: dict[Language, list[str]] = {
             "en": Draw(seed, "colours en").shuffled(
-                [" ".join(parts) for parts in itertools.product(*_EN_COLOURS)]
+                [" ".join(parts) for parts in itertools.product(*_COLOURS["en"])]
             ),
             "zh": Draw(seed, "colours zh").shuffled(
-                [f"{shade}{colour}色" for shade, colour in itertools.product(*_ZH_COLOURS)]
+                [f"{shade}{colour}色" for shade, colour in itertools.product(*_COLOURS["zh"])]
             ),
         }
         self._years = Draw(seed, "years").shuffled(_YEARS)

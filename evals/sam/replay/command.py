@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import aligned
+from agentinfer_lg.evals.common.progress import planned_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sam.replay.run import Comparison
@@ -19,23 +20,25 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def sam(
+@dataclass(frozen=True, kw_only=True)
+class SamFlags(StudyFlags):
+    """Flags of `agentinfer bench sam`."""
+
     sets: Annotated[
         str, typer.Option(help="Sets to replay, separated by commas; or folders of chats as JSON.")
-    ] = "tau-airline,tau-retail,webdancer,who-and-when",
-    drafters: Annotated[str, typer.Option(help="Drafters, separated by commas; default: all.")] = "",
+    ] = "tau-airline,tau-retail,webdancer,who-and-when"
+    drafters: Annotated[str, typer.Option(help="Drafters, separated by commas; default: all.")] = ""
     k: Annotated[
         str, typer.Option("--k", help="Most drafted tokens per step; several, separated by commas.")
-    ] = "3,8,16,32",
+    ] = "3,8,16,32"
     half: Annotated[
         Literal["report", "tune", "all"],
         typer.Option(help="Sessions to count; parameters were chosen on `tune`."),
-    ] = "report",
+    ] = "report"
     history: Annotated[
         Literal["own", "foreign", "both"],
         typer.Option(help="Finished sessions that may be known: of this set, of the other sets, or both."),
-    ] = "own",
+    ] = "own"
     marginal_cost: Annotated[
         float,
         typer.Option(
@@ -43,24 +46,26 @@ def sam(
             max=1,
             help="What verifying one more token costs, as a share of a step, as told to AgentSAM.",
         ),
-    ] = 0.03,
+    ] = 0.03
     tokenizer: Annotated[
         Path | None, typer.Option(help="A tokenizer.json or a model folder; default: the demo model's.")
-    ] = None,
+    ] = None
     limit_sessions: Annotated[
         int | None, typer.Option(min=1, help="The first so many sessions of each set only.")
-    ] = None,
+    ] = None
     batches: Annotated[
         str,
         typer.Option(
             help="Also measure the time of a step for whole batches of so many sessions; separated by commas."
         ),
-    ] = "",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+    ] = ""
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
+
+
+@study(app, SamFlags)
+def sam(flags: SamFlags) -> None:
     """Replay recorded sessions: tokens per forward pass, hit rate, costs; no model is run.
 
     What a model wrote is taken as the truth, and a draft counts as far as it agrees (greedy verification).
@@ -77,31 +82,30 @@ def sam(
         msg = f"The replay needs {error.name}: pip install 'agentinfer-lg[evals]'."
         raise UserInputError(msg) from error
     comparison = Comparison(
-        sets=_names(sets),
-        drafters=_names(drafters) or DEFAULT_DRAFTERS,
-        k=_numbers("--k", k),
-        half=half,
-        history=history,
-        marginal_cost=marginal_cost,
-        tokenizer=tokenizer,
-        data=data,
-        limit_sessions=limit_sessions,
+        sets=_names(flags.sets),
+        drafters=_names(flags.drafters) or DEFAULT_DRAFTERS,
+        k=_numbers("--k", flags.k),
+        half=flags.half,
+        history=flags.history,
+        marginal_cost=flags.marginal_cost,
+        tokenizer=flags.tokenizer,
+        data=flags.data,
+        limit_sessions=flags.limit_sessions,
     )
-    sizes = _numbers("--batches", batches)
+    sizes = _numbers("--batches", flags.batches)
     for sentence in comparison.missing:
         typer.echo(sentence, err=True)
-    with _progress() as (on_plan, on_session):
+    with planned_progress() as (on_plan, on_session):
         rows = list(compare(comparison, on_plan=on_plan, on_session=on_session))
         batch_rows = list(measure_batches(comparison, sizes, on_session=on_session))
     typer.echo("\n".join([*_table(rows, comparison), *_batch_table(batch_rows)]))
-    if json_file is not None:
-        result = {
-            "rows": rows,
-            "batches": batch_rows,
-            "settings": comparison.settings,
-            "versions": versions(),
-        }
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "rows": rows,
+        "batches": batch_rows,
+        "settings": comparison.settings,
+        "versions": versions(),
+    }
+    flags.write(result)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -114,20 +118,6 @@ def _numbers(flag: str, text: str) -> tuple[int, ...]:
     except ValueError as error:
         msg = f"{flag} takes whole numbers separated by commas, not {text!r}."
         raise UserInputError(msg) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:  # Any: the two callbacks of `compare`
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-        yield (
-            lambda sessions: progress.update(task, total=sessions),
-            lambda run: progress.update(task, advance=1, description=run),
-        )
 
 
 _COLUMNS = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentinfer_lg.errors import UserInputError
+from agentinfer_lg.evals.common.progress import counted_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import table
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sam.retrieval.run import RecallRow, RetrievalRow
@@ -18,46 +20,55 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def retrieval(
+@dataclass(frozen=True, kw_only=True)
+class RetrievalFlags(StudyFlags):
+    """Flags of `agentinfer bench retrieval`."""
+
     sessions: Annotated[
         str, typer.Option(help="Numbers of sessions in the history, separated by commas.")
-    ] = "1000,10000,100000",
-    tokens: Annotated[int, typer.Option(min=100, help="Mean length of a session.")] = 1_000,
-    queries: Annotated[int, typer.Option(min=1, help="Queries for each number of sessions.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the sessions.")] = 0,
-    disk: Annotated[bool, typer.Option(help="Also write all sessions to disk, and load them.")] = True,
+    ] = "1000,10000,100000"
+    tokens: Annotated[int, typer.Option(min=100, help="Mean length of a session.")] = 1_000
+    queries: Annotated[int, typer.Option(min=1, help="Queries for each number of sessions.")] = 200
+    seed: Annotated[int, typer.Option(min=0, help="Decides the sessions.")] = 0
+    disk: Annotated[bool, typer.Option(help="Also write all sessions to disk, and load them.")] = True
     sets: Annotated[
         str, typer.Option(help="Recorded sets on which to measure recall as well, separated by commas.")
-    ] = "",
+    ] = ""
     tokenizer: Annotated[
         Path | None,
         typer.Option(help="For the sets: a tokenizer.json or a model folder; default: the demo model's."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+    ] = None
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
+
+
+@study(app, RetrievalFlags)
+def retrieval(flags: RetrievalFlags) -> None:
     """Find similar sessions among many, and begin to draft from them: time, recall, bytes.
 
     The sessions are synthetic, so that there can be many; `--sets` adds the recall on real ones.
     """
-    sizes = _numbers(sessions)
+    sizes = _numbers(flags.sessions)
     try:
         from agentinfer_lg.evals.sam.retrieval.run import SyntheticSessions, measure, recall
     except ImportError as error:
         msg = f"The benchmark needs {error.name}: pip install 'agentinfer-lg[evals]'."
         raise UserInputError(msg) from error
-    found = [recall(name.strip(), data=data, tokenizer=tokenizer) for name in sets.split(",") if name.strip()]
-    source = SyntheticSessions(seed=seed, tokens=tokens)
-    with _progress() as on_progress:
-        rows = list(measure(sizes, sessions=source, queries=queries, disk=disk, on_progress=on_progress))
+    found = [
+        recall(name.strip(), data=flags.data, tokenizer=flags.tokenizer)
+        for name in flags.sets.split(",")
+        if name.strip()
+    ]
+    source = SyntheticSessions(seed=flags.seed, tokens=flags.tokens)
+    with counted_progress() as on_progress:
+        rows = list(
+            measure(sizes, sessions=source, queries=flags.queries, disk=flags.disk, on_progress=on_progress)
+        )
     typer.echo("\n".join([*_table(rows), *_recall_table(found)]))
-    if json_file is not None:
-        settings = {"tokens": tokens, "queries": queries, "seed": seed}
-        result = {"rows": rows, "recall": found, "settings": settings}
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    settings = {"tokens": flags.tokens, "queries": flags.queries, "seed": flags.seed}
+    result = {"rows": rows, "recall": found, "settings": settings}
+    flags.write(result)
 
 
 def _numbers(text: str) -> list[int]:
@@ -66,18 +77,6 @@ def _numbers(text: str) -> list[int]:
     except ValueError as error:
         msg = f"--sessions takes whole numbers separated by commas, not {text!r}."
         raise UserInputError(msg) from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("preparing", total=None)
-        yield lambda what, done, total: progress.update(task, description=what, completed=done, total=total)
 
 
 _COLUMNS = (
@@ -99,42 +98,32 @@ _DISK_COLUMNS = (
     ("load us/token", "{load_us_per_token:.3f}"),
     ("disk bytes/token", "{disk_bytes_per_token:.2f}"),
 )
+_RECALL_COLUMNS = (
+    ("set", "{set}"),
+    ("sessions", "{sessions}"),
+    ("queries", "{queries}"),
+    ("recall@8", "{recall_at_8:.3f}"),
+    ("with what all share", "{recall_at_8_common_kept:.3f}"),
+)
 
 
 def _table(rows: Sequence[RetrievalRow]) -> list[str]:
     columns = (*_COLUMNS, *(_DISK_COLUMNS if "load_seconds" in rows[0] else ()))
-    cells = [[title for title, _ in columns], *([form.format(**row) for _, form in columns] for row in rows)]
     mean = rows[0]["tokens_per_session"]
     return [
         f"Synthetic sessions of about {mean:,} tokens, four to a task; attach: the last 256 tokens through 4 automata; "
         "build: these 4 automata, where they are not kept",
         "",
-        *_markdown(cells),
+        *table(rows, columns),
     ]
 
 
 def _recall_table(rows: Sequence[RecallRow]) -> list[str]:
     if not rows:
         return []
-    head = ["set", "sessions", "queries", "recall@8", "with what all share"]
-    figures = ("recall_at_8", "recall_at_8_common_kept")
-    cells = [
-        [
-            *(str(row[name]) for name in ("set", "sessions", "queries")),
-            *(f"{row[name]:.3f}" for name in figures),
-        ]
-        for row in rows
-    ]
     return [
         "",
         "Recorded sessions: others on the same task that are found when 60% are known",
         "",
-        *_markdown([head, *cells]),
+        *table(rows, _RECALL_COLUMNS),
     ]
-
-
-def _markdown(cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[at]) for row in cells) for at in range(len(cells[0]))]
-    lines = [" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, " | ".join("-" * (width - 1) + ":" for width in widths))
-    return [f"| {line} |" for line in lines]

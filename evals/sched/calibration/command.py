@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import model_folder, step_progress
+from agentinfer_lg.evals.common.flags import model_folder
+from agentinfer_lg.evals.common.progress import step_progress
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sched.calibration.fit import Fit, StepTime
@@ -18,15 +21,19 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def calibration(
-    model: Annotated[str, typer.Option(help="Model folder, or `demo` for the small demo model.")] = "demo",
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the fastest of each step counts.")] = 3,
-    steps: Annotated[int, typer.Option(min=8, help="Decode steps per measurement.")] = 24,
-    kv_cache_gib: Annotated[float, typer.Option(help="KV cache, in GiB.")] = 1.0,
-    dtype: Annotated[str, typer.Option(help="Type of the weights.")] = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFlags(StudyFlags):
+    """Flags of `agentinfer bench calibration`."""
+
+    model: Annotated[str, typer.Option(help="Model folder, or `demo` for the small demo model.")] = "demo"
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the fastest of each step counts.")] = 3
+    steps: Annotated[int, typer.Option(min=8, help="Decode steps per measurement.")] = 24
+    kv_cache_gib: Annotated[float, typer.Option(help="KV cache, in GiB.")] = 1.0
+    dtype: Annotated[str, typer.Option(help="Type of the weights.")] = "auto"
+
+
+@study(app, CalibrationFlags)
+def calibration(flags: CalibrationFlags) -> None:
     """Fit the roofline model, by which replays tell the time, to a real engine on this machine.
 
     Half of the measured steps is fitted; how far the model is off is told on the other half. Nothing else should run
@@ -37,19 +44,22 @@ def calibration(
     from agentinfer_lg.evals.sched.replay.hardware import model_hardware
     from agentinfer_lg.serving.engine.launch import stop_on_signals
 
-    folder = model_folder(model)
+    folder = model_folder(flags.model)
     options = CalibrationOptions(
-        model=str(folder), repeats=repeats, steps=steps, kv_cache_gib=kv_cache_gib, dtype=dtype
+        model=str(folder),
+        repeats=flags.repeats,
+        steps=flags.steps,
+        kv_cache_gib=flags.kv_cache_gib,
+        dtype=flags.dtype,
     )
     facts = model_hardware(
         read_config(folder), name=folder.name, kv_tokens=0, step_tokens=options.step_tokens
     )
-    with stop_on_signals(), step_progress(repeats + 1) as on_step:
+    with stop_on_signals(), step_progress(flags.repeats + 1) as on_step:
         measured = measure_steps(options, on_step=on_step)
     fit = fit_machine(measured, facts)
     typer.echo("\n".join([*_table(measured, fit), "", *_summary(fit)]))
-    if json_file is not None:
-        _write(json_file, measured, fit, model=folder.name)
+    flags.write(_figures(measured, fit, model=folder.name))
 
 
 def read_config(folder: Path) -> dict[str, Any]:  # Any: JSON
@@ -71,16 +81,15 @@ def _table(measured: list[StepTime], fit: Fit) -> list[str]:
     from agentinfer_lg.evals.sched.calibration.fit import halves
 
     _, other = halves(measured)
-    rows = ["| step | requests | tokens | context | measured ms | model ms | used |", "|" + " --- |" * 7]
+    rows = [("step", "requests", "tokens", "context", "measured ms", "model ms", "used")]
     for step in measured:
         tokens, context = sum(new for new, _ in step.work), sum(context for _, context in step.work)
         waited = fit.request_seconds if step.kind in ("prompt", "appended") else 0.0
         model = (fit.hardware.step_seconds(step.work) + waited) * 1000
-        rows.append(
-            f"| {step.kind} | {len(step.work)} | {tokens} | {context} | {step.seconds * 1000:.1f} | {model:.1f} "
-            f"| {'check' if step in other else 'fit'} |"
-        )
-    return rows
+        times = (f"{step.seconds * 1000:.1f}", f"{model:.1f}")
+        used = "check" if step in other else "fit"
+        rows.append((step.kind, str(len(step.work)), str(tokens), str(context), *times, used))
+    return aligned(rows)
 
 
 def _summary(fit: Fit) -> list[str]:
@@ -97,13 +106,12 @@ def _summary(fit: Fit) -> list[str]:
     ]
 
 
-def _write(file: Path, measured: list[StepTime], fit: Fit, *, model: str) -> None:
+def _figures(measured: list[StepTime], fit: Fit, *, model: str) -> dict[str, Any]:  # Any: JSON
     from agentinfer_lg.evals.common.versions import versions
 
-    result = {
+    return {
         "rows": [asdict(step) for step in measured],
         "fit": asdict(fit),
         "model": model,
         "versions": versions(),
     }
-    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

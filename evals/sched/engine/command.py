@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentinfer_lg.cli.failures import ExitCode
-from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import model_folder, names, step_progress
+from agentinfer_lg.evals.common.flags import known_names, model_folder
+from agentinfer_lg.evals.common.study import StudyFlags, measuring, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sched.engine.run import Policy, Round, SchedEngineBenchmark, SchedEngineOptions
@@ -19,31 +19,35 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(name="sched-engine")
-def sched_engine(
+@dataclass(frozen=True, kw_only=True)
+class SchedEngineFlags(StudyFlags):
+    """Flags of `agentinfer bench sched-engine`."""
+
     policies: Annotated[
         str, typer.Option(help="Schedulers, separated by commas; the others are compared with the first.")
-    ] = "fcfs,agentsched",
-    model: Annotated[str, typer.Option(help="Model folder, or `demo` for the small demo model.")] = "demo",
-    preset: Annotated[
-        str, typer.Option(help="Machine with the model, for the prediction.")
-    ] = "cpu-smollm2-135m",
-    places: Annotated[int, typer.Option(min=1, help="Sessions at the same time.")] = 8,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions per round.")] = 12,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each with other sessions.")] = 3,
-    calls: Annotated[int, typer.Option(min=2, help="Calls per session.")] = 8,
+    ] = "fcfs,agentsched"
+    model: Annotated[str, typer.Option(help="Model folder, or `demo` for the small demo model.")] = "demo"
+    preset: Annotated[str, typer.Option(help="Machine with the model, for the prediction.")] = (
+        "cpu-smollm2-135m"
+    )
+    places: Annotated[int, typer.Option(min=1, help="Sessions at the same time.")] = 8
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions per round.")] = 12
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each with other sessions.")] = 3
+    calls: Annotated[int, typer.Option(min=2, help="Calls per session.")] = 8
     one_shots: Annotated[
         float, typer.Option(min=0, max=4, help="One-shot tool requests after each call, on average.")
-    ] = 1.0,
-    gap: Annotated[float, typer.Option(min=0.1, help="Median seconds that tools take.")] = 2.5,
-    kv_tokens: Annotated[int, typer.Option(min=1024, help="Tokens that the KV cache holds.")] = 16_384,
-    max_context: Annotated[int, typer.Option(min=1024, help="Longest context of a session.")] = 3400,
-    seed: Annotated[int, typer.Option(help="Of the choice of sessions.")] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+    ] = 1.0
+    gap: Annotated[float, typer.Option(min=0.1, help="Median seconds that tools take.")] = 2.5
+    kv_tokens: Annotated[int, typer.Option(min=1024, help="Tokens that the KV cache holds.")] = 16_384
+    max_context: Annotated[int, typer.Option(min=1024, help="Longest context of a session.")] = 3400
+    seed: Annotated[int, typer.Option(help="Of the choice of sessions.")] = 0
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
+
+
+@study(app, SchedEngineFlags, name="sched-engine")
+def sched_engine(flags: SchedEngineFlags) -> ExitCode | None:
     """Serve shrunk recorded agent sessions with a KV cache too small for them, in a closed loop.
 
     One server per scheduler is loaded and one at a time runs, in turns. The same sessions go through the replay, and
@@ -54,40 +58,34 @@ def sched_engine(
     from agentinfer_lg.evals.sched.engine.workload import Scale
     from agentinfer_lg.evals.sched.replay.run import Grid
 
-    chosen = _policies(policies)
-    folder = model_folder(model)
+    chosen = _policies(flags.policies)
+    folder = model_folder(flags.model)
     options = SchedEngineOptions(
         model=str(folder),
-        preset=preset,
-        places=places,
-        sessions=max(sessions, places),
-        rounds=rounds,
-        kv_tokens=kv_tokens,
-        max_model_len=max_context + 96,
-        scale=Scale(calls=calls, one_shots=one_shots, gap=gap, max_tokens=max_context),
-        seed=seed,
+        preset=flags.preset,
+        places=flags.places,
+        sessions=max(flags.sessions, flags.places),
+        rounds=flags.rounds,
+        kv_tokens=flags.kv_tokens,
+        max_model_len=flags.max_context + 96,
+        scale=Scale(
+            calls=flags.calls, one_shots=flags.one_shots, gap=flags.gap, max_tokens=flags.max_context
+        ),
+        seed=flags.seed,
     )
-    recorded = load_coding_traces(Grid(data=data).folder, part="report")
+    recorded = load_coding_traces(Grid(data=flags.data).folder, part="report")
     benchmark = SchedEngineBenchmark(sessions=recorded, options=options, policies=chosen)
     code = _run(benchmark)
     typer.echo("\n".join(_report(benchmark.rounds)))
-    if json_file is not None:
-        _write(json_file, benchmark.rounds, options, model=folder.name)
-    if code:
-        raise typer.Exit(int(code))
+    flags.write(_figures(benchmark.rounds, options, model=folder.name))
+    return code
 
 
 def _run(benchmark: SchedEngineBenchmark) -> ExitCode:
     """Run to the end or to an interrupt; what was measured stays in the benchmark."""
-    from agentinfer_lg.serving.engine.launch import stop_on_signals
-
-    try:
-        with stop_on_signals(), step_progress(benchmark.steps) as on_step:
-            benchmark.run(on_step=on_step)
-    except (KeyboardInterrupt, SystemExit):
-        typer.echo("Interrupted; this was measured until then.", err=True)
-        return ExitCode.INTERRUPTED
-    return ExitCode.COMPLETE
+    with measuring(benchmark.steps) as measurement:
+        benchmark.run(on_step=measurement.step)
+    return measurement.code
 
 
 def _report(rounds: list[Round]) -> list[str]:
@@ -99,16 +97,12 @@ def _report(rounds: list[Round]) -> list[str]:
     policies = list(dict.fromkeys(side.policy for side in sides))
     cells = {(side.policy, side.figure): side for side in sides}
     heads = [f"{policy} {what}" for policy in policies for what in ("predicted", "measured")]
-    lines = [
-        "medians over rounds",
-        "",
-        f"| figure | {' | '.join(heads)} |",
-        "|" + " --- |" * (len(heads) + 1),
-    ]
+    rows = [("figure", *heads)]
     for figure, name in FIGURES.items():
         found = [cells[policy, figure] for policy in policies]
         values = [number for side in found for number in (side.predicted, side.measured)]
-        lines.append(f"| {name} | {' | '.join(_number(value) for value in values)} |")
+        rows.append((name, *map(_number, values)))
+    lines = ["medians over rounds", "", *aligned(rows)]
     for each in compare(rounds):
         ratios = ", ".join(f"{_number(one)}/{_number(other)}" for one, other in each.rounds)
         lines += [
@@ -133,25 +127,20 @@ def _points(value: float | None) -> str:
 def _policies(text: str) -> list[Policy]:
     from agentinfer_lg.evals.sched.engine.run import POLICIES
 
-    chosen = [known for name in names(text) for known in POLICIES if known == name]
-    if not chosen or len(chosen) != len(names(text)) or len(set(chosen)) != len(chosen):
-        msg = f"--policies takes some of {', '.join(POLICIES)}, separated by commas, not {text!r}"
-        raise UserInputError(msg)
-    return chosen
+    return known_names(text, POLICIES, flag="--policies")
 
 
-def _write(file: Path, rounds: list[Round], options: SchedEngineOptions, *, model: str) -> None:
+def _figures(rounds: list[Round], options: SchedEngineOptions, *, model: str) -> dict[str, Any]:  # Any: JSON
     from agentinfer_lg.evals.common.versions import versions
     from agentinfer_lg.evals.sched.engine.figures import compare, side_by_side
 
-    result = {
+    return {
         "rows": [asdict(side) for side in side_by_side(rounds)] if rounds else [],
         "comparisons": [asdict(each) for each in compare(rounds)] if rounds else [],
         "rounds": [_round(each) for each in rounds],
         "settings": {**asdict(options), "model": model},
         "versions": versions(),
     }
-    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _round(each: Round) -> dict[str, Any]:  # Any: JSON

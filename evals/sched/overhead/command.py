@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,8 @@ import typer
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.common.flags import whole_numbers
+from agentinfer_lg.evals.common.study import StudyFlags, study
+from agentinfer_lg.evals.common.tables import table
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sched.overhead.run import Row
@@ -20,25 +21,29 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def overhead(
-    waiting: Annotated[
-        str, typer.Option(help="Numbers of waiting requests, separated by commas.")
-    ] = "16,256,1024",
-    block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the KV cache.")] = 16,
-    context: Annotated[int, typer.Option(help="Longest context in tokens.")] = 32_768,
-    running: Annotated[int, typer.Option(min=1, help="Requests that run at the same time.")] = 16,
-    idle: Annotated[int, typer.Option(min=1, help="Sessions that are waiting for a tool.")] = 64,
-    steps: Annotated[int, typer.Option(min=1, help="Steps measured.")] = 300,
-    seed: Annotated[int, typer.Option(help="Decides about contexts and outputs.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class OverheadFlags(StudyFlags):
+    """Flags of `agentinfer bench overhead`."""
+
+    waiting: Annotated[str, typer.Option(help="Numbers of waiting requests, separated by commas.")] = (
+        "16,256,1024"
+    )
+    block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the KV cache.")] = 16
+    context: Annotated[int, typer.Option(help="Longest context in tokens.")] = 32_768
+    running: Annotated[int, typer.Option(min=1, help="Requests that run at the same time.")] = 16
+    idle: Annotated[int, typer.Option(min=1, help="Sessions that are waiting for a tool.")] = 64
+    steps: Annotated[int, typer.Option(min=1, help="Steps measured.")] = 300
+    seed: Annotated[int, typer.Option(help="Decides about contexts and outputs.")] = 0
+
+
+@study(app, OverheadFlags)
+def overhead(flags: OverheadFlags) -> None:
     """Measure what a step's scheduling takes: vLLM's scheduler and AgentSched in turn; no model is run.
 
     A step counts as 20 ms on the schedulers' clock.
     """
     logging.getLogger("vllm").setLevel(logging.ERROR)  # it tells about devices that are not needed here
-    numbers = whole_numbers(waiting, flag="--waiting", least=0)
+    numbers = whole_numbers(flags.waiting, flag="--waiting", least=0)
     try:
         from agentinfer_lg.evals.sched.overhead.run import OverheadOptions, measure_overhead
     except ImportError as error:
@@ -51,26 +56,20 @@ def overhead(
     for number in numbers:
         options = OverheadOptions(
             waiting=number,
-            running=running,
-            idle=idle,
-            block_size=block_size,
-            context_tokens=context,
-            steps=steps,
-            seed=seed,
+            running=flags.running,
+            idle=flags.idle,
+            block_size=flags.block_size,
+            context_tokens=flags.context,
+            steps=flags.steps,
+            seed=flags.seed,
         )
         typer.echo(f"{number} waiting requests", err=True)
         rows += measure_overhead(options)
-    typer.echo("\n".join(_table(rows)))
-    if json_file is not None:
-        from agentinfer_lg.evals.sched.replay.run import versions
+    typer.echo("\n".join(table(rows, _COLUMNS)))
+    from agentinfer_lg.evals.sched.replay.run import versions
 
-        settings = {"block_size": block_size, "context": context, "running": running, "idle": idle}
-        result = {
-            "settings": {**settings, "steps": steps, "seed": seed},
-            "versions": versions(),
-            "rows": rows,
-        }
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    settings = flags.told("block_size", "context", "running", "idle", "steps", "seed")
+    flags.write({"settings": settings, "versions": versions(), "rows": rows})
 
 
 _COLUMNS = (
@@ -87,30 +86,42 @@ _COLUMNS = (
     ("with arrivals and ends ms", "{all_ms:.3f}"),
 )
 
+_EDGE_COLUMNS = (
+    ("edge at s", "{time:.1f}"),
+    ("to lambda", "{settled_at:.2f}"),
+    ("settled after s", "{seconds:.1f}"),
+    ("turns", "{turns}"),
+)
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    cells = [[title for title, _ in _COLUMNS], ["---"] * len(_COLUMNS)]
-    cells += [[form.format_map(row) for _, form in _COLUMNS] for row in rows]
-    return [f"| {' | '.join(line)} |" for line in cells]
+
+@dataclass(frozen=True, kw_only=True)
+class PriceFlags(StudyFlags):
+    """Flags of `agentinfer bench price`."""
+
+    period: Annotated[float, typer.Option(min=1, help="Seconds from one rise of the load to the next.")] = 60
+    low: Annotated[float, typer.Option(min=0, help="Demand over capacity (z) while the load is low.")] = 0.3
+    high: Annotated[float, typer.Option(min=0, help="The same while it is high.")] = 2.5
+    step_ms: Annotated[float, typer.Option(min=1, help="Length of an engine's step.")] = 20
+    periods: Annotated[int, typer.Option(min=1, help="Periods.")] = 3
+    plot: Annotated[Path | None, typer.Option(help="Draw it: an SVG or PNG file.")] = None
 
 
-@app.command()
-def price(
-    period: Annotated[float, typer.Option(min=1, help="Seconds from one rise of the load to the next.")] = 60,
-    low: Annotated[float, typer.Option(min=0, help="Demand over capacity (z) while the load is low.")] = 0.3,
-    high: Annotated[float, typer.Option(min=0, help="The same while it is high.")] = 2.5,
-    step_ms: Annotated[float, typer.Option(min=1, help="Length of an engine's step.")] = 20,
-    periods: Annotated[int, typer.Option(min=1, help="Periods.")] = 3,
-    plot: Annotated[Path | None, typer.Option(help="Draw it: an SVG or PNG file.")] = None,
-) -> None:
+@study(app, PriceFlags)
+def price(flags: PriceFlags) -> None:
     """Show how the shadow price (lambda) follows a load that goes up and down at once."""
     from agentinfer_lg.evals.sched.overhead.price import SquareWave, draw, respond
 
-    wave = SquareWave(period=period, low=low, high=high, step_seconds=step_ms / 1000, periods=periods)
+    wave = SquareWave(
+        period=flags.period,
+        low=flags.low,
+        high=flags.high,
+        step_seconds=flags.step_ms / 1000,
+        periods=flags.periods,
+    )
     response = respond(wave)
-    typer.echo("\n".join(["| edge at s | to lambda | settled after s | turns |", "|" + " --- |" * 4]))
-    for edge in response.edges:
-        typer.echo(f"| {edge.time:.1f} | {edge.settled_at:.2f} | {edge.seconds:.1f} | {edge.turns} |")
-    if plot is not None:
-        draw(response, plot)
-        typer.echo(f"drawn: {plot}", err=True)
+    edges = [asdict(edge) for edge in response.edges]
+    typer.echo("\n".join(table(edges, _EDGE_COLUMNS)))
+    flags.write({"rows": edges})
+    if flags.plot is not None:
+        draw(response, flags.plot)
+        typer.echo(f"drawn: {flags.plot}", err=True)

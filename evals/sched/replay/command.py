@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +14,10 @@ import typer
 
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.evals.common.flags import aligned, names, whole_numbers
+from agentinfer_lg.evals.common.flags import names, whole_numbers
+from agentinfer_lg.evals.common.progress import planned_progress
+from agentinfer_lg.evals.common.study import INTERRUPTED, StudyFlags, study
+from agentinfer_lg.evals.common.tables import aligned
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.sched.replay.run import Cell, Grid, Run
@@ -23,49 +25,53 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command()
-def sched(
-    policies: Annotated[str, typer.Option(help="Schedulers, separated by commas; default: all.")] = "",
+@dataclass(frozen=True, kw_only=True)
+class SchedFlags(StudyFlags):
+    """Flags of `agentinfer bench sched`."""
+
+    policies: Annotated[str, typer.Option(help="Schedulers, separated by commas; default: all.")] = ""
     concurrency: Annotated[
         str, typer.Option(help="Numbers of sessions at the same time, separated by commas.")
-    ] = "4,8,16,32,64",
-    presets: Annotated[
-        str, typer.Option(help="Machines with a model, separated by commas.")
-    ] = "ascend-910b3-7b-tp2",
+    ] = "4,8,16,32,64"
+    presets: Annotated[str, typer.Option(help="Machines with a model, separated by commas.")] = (
+        "ascend-910b3-7b-tp2"
+    )
     trace: Annotated[
         Literal["coding", "mooncake", "short-stream", "long-stream", "bursts"],
         typer.Option(
             help="coding: agents, closed loop; mooncake: conversations, open loop; the others are made up: sessions "
             "against a stream of short or of long prompts, or bursts of them."
         ),
-    ] = "coding",
+    ] = "coding"
     part: Annotated[
         Literal["report", "tune"],
         typer.Option(help="Half of the trace; settings were chosen on `tune`."),
-    ] = "report",
+    ] = "report"
     gaps: Annotated[
         Literal["recorded", "short", "long"],
         typer.Option(help="Time that tools take: as recorded; median under 2 s; median over 10 s."),
-    ] = "recorded",
+    ] = "recorded"
     one_shots: Annotated[
         float, typer.Option(min=0, max=12, help="One-shot tool requests after each call, on average.")
-    ] = 1.5,
+    ] = 1.5
     kv_tokens: Annotated[
         int | None, typer.Option(min=1024, help="Tokens that the KV cache holds; default: the machine's.")
-    ] = None,
+    ] = None
     sessions_per_place: Annotated[
         float, typer.Option(min=1, help="Sessions replayed, per one at the same time.")
-    ] = 2.0,
-    max_calls: Annotated[int, typer.Option(min=4, help="Most requests per session.")] = 40,
-    seeds: Annotated[int, typer.Option(min=1, help="Workloads; each is replayed with every policy.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    plots: Annotated[Path | None, typer.Option(help="Folder for plots.")] = None,
-    plot_format: Annotated[Literal["svg", "png"], typer.Option(help="Format of plots.")] = "svg",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all figures here.")] = None,
-) -> None:
+    ] = 2.0
+    max_calls: Annotated[int, typer.Option(min=4, help="Most requests per session.")] = 40
+    seeds: Annotated[int, typer.Option(min=1, help="Workloads; each is replayed with every policy.")] = 1
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots.")] = None
+    plot_format: Annotated[Literal["svg", "png"], typer.Option(help="Format of plots.")] = "svg"
+    data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
+        None
+    )
+
+
+@study(app, SchedFlags)
+def sched(flags: SchedFlags) -> ExitCode | None:
     """Replay recorded traces against vLLM's real scheduler and KV cache manager; no model is run.
 
     A step takes the time that a roofline model of the machine says. Ctrl-C shows what was measured until then.
@@ -79,74 +85,55 @@ def sched(
     if importlib.util.find_spec("vllm") is None:
         msg = "The replay drives the scheduler of vLLM, which is not installed: see docs/serving.md."
         raise UserInputError(msg)
+    same = (
+        "trace",
+        "part",
+        "gaps",
+        "one_shots",
+        "kv_tokens",
+        "sessions_per_place",
+        "max_calls",
+        "seeds",
+        "data",
+    )
     grid = Grid(
-        policies=tuple(names(policies)),
-        concurrency=tuple(whole_numbers(concurrency, flag="--concurrency")),
-        presets=tuple(names(presets)),
-        trace=trace,
-        part=part,
-        gaps=gaps,
-        one_shots=one_shots,
-        kv_tokens=kv_tokens,
-        sessions_per_place=sessions_per_place,
-        max_calls=max_calls,
-        seeds=seeds,
-        data=data,
+        policies=tuple(names(flags.policies)),
+        concurrency=tuple(whole_numbers(flags.concurrency, flag="--concurrency")),
+        presets=tuple(names(flags.presets)),
+        **flags.told(*same),
     )
     runs: list[Run] = []
     code = ExitCode.COMPLETE
     try:
-        with _progress() as (on_plan, on_session):
-            runs.extend(run_grid(grid, jobs=jobs, on_plan=on_plan, on_session=on_session))
+        with planned_progress() as (on_plan, on_session):
+            runs.extend(run_grid(grid, jobs=flags.jobs, on_plan=on_plan, on_session=on_session))
     except KeyboardInterrupt:
-        typer.echo("Interrupted; this was measured until then.", err=True)
+        typer.echo(INTERRUPTED, err=True)
         code = ExitCode.INTERRUPTED
-    _report(grid, runs, json_file=json_file, plots=plots, plot_format=plot_format)
-    if code:
-        raise typer.Exit(int(code))
+    _report(grid, runs, flags)
+    return code
 
 
-def _report(
-    grid: Grid,
-    runs: list[Run],
-    *,
-    json_file: Path | None,
-    plots: Path | None,
-    plot_format: Literal["svg", "png"],
-) -> None:
+def _report(grid: Grid, runs: list[Run], flags: SchedFlags) -> None:
     from agentinfer_lg.evals.sched.replay.run import cells, versions
 
     order = {case: place for place, case in enumerate(grid.cases)}
     runs.sort(key=lambda run: order[run.case])
     joined = cells(runs)
     typer.echo("\n".join(_table(grid, joined)))
-    if json_file is not None:
-        result = {
+    flags.write(
+        {
             "settings": {**grid.settings, **_gap_figures(grid)},
             "versions": versions(),
             "rows": [run.row() for run in runs],
             "pooled": [cell.row() for cell in joined],
         }
-        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if plots is not None and joined:
+    )
+    if flags.plots is not None and joined:
         from agentinfer_lg.evals.sched.replay.plots import draw
 
-        for file in draw(joined, plots, form=plot_format):
+        for file in draw(joined, flags.plots, form=flags.plot_format):
             typer.echo(f"drawn: {file}", err=True)
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-        yield (
-            lambda sessions: progress.update(task, total=sessions),
-            lambda case: progress.update(task, advance=1, description=case),
-        )
 
 
 _COLUMNS = (

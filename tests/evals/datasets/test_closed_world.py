@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,10 @@ def test_the_most_documents_of_a_question_have_words_enough() -> None:
 def test_what_cannot_be_generated_is_said(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(UserInputError, match=said):
         generate_world(**{"seed": 7, "questions": 1, **arguments})
+
+
+def test_a_seed_always_gives_the_same_world() -> None:
+    """Figures of the documentation are of these worlds: words may move to other files, but not change."""
+    world = generate_world(seed=1, questions=12, languages=["en", "zh"], hops=[2, 3, 4, 5, 6])
+    text = json.dumps(asdict(world), ensure_ascii=False, sort_keys=True, default=str)
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("b33ce88d689b5051")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage
+from support.seekers import model, resources, seeker
 
 from agentinfer_lg.context import Context
 from agentinfer_lg.nodes.seeker.result_filter import choose_results, read_choice
@@ -57,6 +58,20 @@ _RAIN = _source("b", "Rain", "It rains on the pier.")
 _OIL = _source("c", "Oil of the light", "Oil came from Spain.")
 
 
+async def test_the_model_chooses_and_words_add_to_three() -> None:
+    tide = _source("d", "Tide", "The tide is high.")
+    found = _observation("web_search", _RAIN, tide, _OIL, _LAMP, queries=("keeper",))
+    shared = resources(small=model("1"))
+    context = Context(search_filter="model", search_keep=3)
+    chosen = await choose_results([found], seeker(**_STATE), context, shared)
+    keys = [source["key"] for source in chosen.observations[0]["sources"]]
+    assert keys[0] == "b", "the choice of the model comes first"
+    assert set(keys) == {"a", "b", "c"}
+    assert [source["key"] for source in chosen.pruned] == ["d"]
+    assert [record["method"] for record in chosen.records] == ["model"]
+    assert [record["role"] for record in chosen.calls] == ["filter"]
+
+
 async def test_words_choose() -> None:
     found = _observation("web_search", _RAIN, _OIL, _LAMP, queries=("North Light keeper",))
     read = _observation("crawl", _RAIN)
@@ -102,10 +117,16 @@ async def test_no_model_is_asked_about_a_search_made_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"search_filter": "off", "search_keep": 1}, {"search_filter": "lexical", "search_keep": 3}]
+    "knobs",
+    [
+        {"search_filter": "off", "search_keep": 1},
+        {"search_filter": "lexical", "search_keep": 3},
+        {"search_filter": "model", "search_keep": 3},
+    ],
 )
 async def test_nothing_to_prune(knobs: dict[str, Any]) -> None:
     found = [_observation("web_search", _RAIN, _OIL, _LAMP)]
     chosen = await choose_results(found, _STATE, Context(**knobs), Resources())
     assert chosen.observations == found
+    assert chosen.pruned == chosen.calls == chosen.records == []
     assert chosen.pruned == chosen.records == []

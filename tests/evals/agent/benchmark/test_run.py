@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.fake_openai import Brain, FakeOpenAI, Reply
 from support.run_cli import COMPLETE, ENDPOINT_FAILED, PARTIAL, USAGE, CommandLine, command_line
+from support.text import one_spaced
 
 from agentinfer_lg.errors import ConfigurationError, UserInputError
 from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, Scored, run_benchmark, summarise
@@ -201,7 +202,7 @@ def test_a_whole_run(tmp_path: Path, data: Path, server: FakeOpenAI) -> None:
     assert summary["tokens"]["large"]["calls"] == len(server.chats) - len(sent)
     assert summary["turns_per_question"] == pytest.approx(server.roles().count("think") / 3)
     assert summary["checks"]["true"] == server.roles().count("progress")
-    assert "| agentcollab | 3 | 0.67 |" in done.stdout
+    assert "| agentcollab | 3 | 0.67 |" in one_spaced(done.stdout)
     assert "## Findings" in results["q-heron"]["report"], "further flags reach the runs"
 
     before = len(server.requests)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.text import one_spaced
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli.bench import app
@@ -172,7 +173,7 @@ def test_the_command_prints_a_table_and_writes_json(surfing: Path, tmp_path: Pat
     target = tmp_path / "score.json"
     result = CliRunner().invoke(app, ["progress", "--data", str(tmp_path), "--json", str(target)])
     assert result.exit_code == 0, result.output
-    assert "| Hand-Crafted (1) | verifier | 0% (49%) |" in result.output
+    assert "| Hand-Crafted (1) | verifier | 0% (49%) |" in one_spaced(result.output)
     assert json.loads(target.read_text())["Hand-Crafted"]["given"]["flags"] == 1
 
 

@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from support.fake_openai import FakeOpenAI, constrained_text
 
 from agentinfer_lg.errors import EngineError
-from agentinfer_lg.evals.compression.long_session.scripted_search import SteeredEndpoint, narrowed, searchable
+from agentinfer_lg.evals.compression.long_session.scripted_search import (
+    ScriptedSearchProxy,
+    narrowed,
+    searchable,
+)
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.llm.grammar import prose
 from agentinfer_lg.llm.protocol import Choices, action_regex, parse_step
@@ -33,12 +37,12 @@ def engine() -> Iterator[FakeOpenAI]:
 
 
 @pytest.fixture
-def steered(engine: FakeOpenAI) -> Iterator[SteeredEndpoint]:
-    with SteeredEndpoint(base_url=engine.url, searches=SEARCHES) as endpoint:
+def scripted(engine: FakeOpenAI) -> Iterator[ScriptedSearchProxy]:
+    with ScriptedSearchProxy(base_url=engine.url, searches=SEARCHES) as endpoint:
         yield endpoint
 
 
-def ask(endpoint: SteeredEndpoint, **body: object) -> httpx.Response:
+def ask(endpoint: ScriptedSearchProxy, **body: object) -> httpx.Response:
     messages = [{"role": "user", "content": "hello"}]
     with httpx.Client(trust_env=False) as http:
         return http.post(
@@ -89,28 +93,28 @@ def test_what_is_no_step_cannot_be_narrowed() -> None:
         narrowed("(a|b)", "first things")
 
 
-def test_think_steps_search_what_is_next(steered: SteeredEndpoint) -> None:
+def test_think_steps_search_what_is_next(scripted: ScriptedSearchProxy) -> None:
     found = []
     for turn in range(3):
         body = {"vllm_xargs": hints(turn=turn), "structured_outputs": {"regex": GRAMMAR}}
-        text = ask(steered, **body).json()["choices"][0]["message"]["content"]
+        text = ask(scripted, **body).json()["choices"][0]["message"]["content"]
         found.append(json.loads(text)["query"])
     assert found == ["first things", "second things", "first things"]
-    assert not steered.problem
+    assert not scripted.problem
 
 
-def test_other_requests_pass_as_they_are(steered: SteeredEndpoint, engine: FakeOpenAI) -> None:
+def test_other_requests_pass_as_they_are(scripted: ScriptedSearchProxy, engine: FakeOpenAI) -> None:
     body = {"vllm_xargs": hints(role="distill"), "structured_outputs": {"regex": GRAMMAR}, "max_tokens": 7}
-    reply = ask(steered, **body)
+    reply = ask(scripted, **body)
     sent = engine.chats[-1].body
     assert {name: sent[name] for name in body} == body
     assert reply.json()["usage"]["prompt_tokens"] > 0
 
 
-def test_every_call_is_written_down(steered: SteeredEndpoint) -> None:
-    ask(steered, vllm_xargs=hints(role="distill", turn=3))
-    ask(steered, vllm_xargs=hints(supersedes=True, turn=4), structured_outputs={"regex": GRAMMAR})
-    one, other = steered.exchanges
+def test_every_call_is_written_down(scripted: ScriptedSearchProxy) -> None:
+    ask(scripted, vllm_xargs=hints(role="distill", turn=3))
+    ask(scripted, vllm_xargs=hints(supersedes=True, turn=4), structured_outputs={"regex": GRAMMAR})
+    one, other = scripted.exchanges
     assert (one.role, one.turn, one.supersedes) == ("distill", 3, False)
     assert (other.role, other.turn, other.supersedes) == ("think", 4, True)
     assert one.messages == ({"role": "user", "content": "hello"},)
@@ -119,28 +123,28 @@ def test_every_call_is_written_down(steered: SteeredEndpoint) -> None:
     assert 0 <= other.cached_tokens < other.prompt_tokens
 
 
-def test_what_the_engine_refuses_reaches_the_agent(steered: SteeredEndpoint) -> None:
-    reply = ask(steered, model="unknown")
+def test_what_the_engine_refuses_reaches_the_agent(scripted: ScriptedSearchProxy) -> None:
+    reply = ask(scripted, model="unknown")
     assert reply.status_code == 404
     assert "error" in reply.json()
-    assert steered.exchanges == []
+    assert scripted.exchanges == []
 
 
-def test_a_step_that_cannot_be_steered_is_told(steered: SteeredEndpoint) -> None:
-    assert ask(steered, vllm_xargs=hints()).status_code == 200
-    assert "grammar" in steered.problem
+def test_a_step_that_cannot_be_steered_is_told(scripted: ScriptedSearchProxy) -> None:
+    assert ask(scripted, vllm_xargs=hints()).status_code == 200
+    assert "grammar" in scripted.problem
 
 
-def test_models_are_those_of_the_engine(steered: SteeredEndpoint) -> None:
+def test_models_are_those_of_the_engine(scripted: ScriptedSearchProxy) -> None:
     with httpx.Client(trust_env=False) as http:
-        listed = http.get(f"{steered.base_url}/models").json()
+        listed = http.get(f"{scripted.base_url}/models").json()
     assert [model["id"] for model in listed["data"]] == ["fake-small", "fake-large"]
 
 
 def test_an_engine_that_is_gone_is_a_bad_gateway() -> None:
     with (
         FakeOpenAI() as engine,
-        SteeredEndpoint(base_url=engine.url, searches=SEARCHES) as steered,
+        ScriptedSearchProxy(base_url=engine.url, searches=SEARCHES) as scripted,
     ):
         engine.close()
-        assert ask(steered).status_code == 502
+        assert ask(scripted).status_code == 502

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from support.text import one_spaced
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli import bench
@@ -213,7 +214,7 @@ class TestCommand:
         ]
         result = CliRunner().invoke(bench.app, ["engine", *arguments, "--turns", "1", "--warm", "1"])
         assert result.exit_code == 4, result.output
-        assert "| 1 | ours |" in result.stdout
+        assert "| 1 | ours |" in one_spaced(result.stdout)
         assert "ngram is left out: no memory left" in result.stderr
         told: dict[str, Any] = json.loads(file.read_text())
         assert {(row["spec"], row["batch"]) for row in told["rows"]} == {("none", 1), ("ours", 1)}
@@ -246,7 +247,7 @@ class TestCommand:
         ]
         result = CliRunner().invoke(bench.app, ["engine", *arguments])
         assert result.exit_code == 130
-        assert "| 1 | none | 2 (2) |" in result.stdout
+        assert "| 1 | none | 2 (2) |" in one_spaced(result.stdout)
         assert not FakeServer.running
 
 

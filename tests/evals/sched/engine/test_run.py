@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.text import one_spaced
 from typer.testing import CliRunner
 
 from agentinfer_lg.cli import bench
@@ -114,7 +115,7 @@ def test_prediction_and_measurement_stand_side_by_side(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     result = CliRunner().invoke(bench.app, arguments(tmp_path, "--json", str(file)))
     assert result.exit_code == 0, result.output
-    assert "| mean completion s | 10.0 | 12.0 | 9.000 | 9.000 |" in result.output
+    assert "| mean completion s | 10.0 | 12.0 | 9.000 | 9.000 |" in one_spaced(result.output)
     assert "agentsched against fcfs: mean completion x0.800 predicted, x0.750 measured" in result.output
     assert "hit rate +10.0 points predicted, +15.0 measured" in result.output
     written = json.loads(file.read_text())

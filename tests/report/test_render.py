@@ -1,3 +1,5 @@
+"""The text with its citations: whatever a model wrote, what is cited was retrieved."""
+
 import re
 
 import pytest
@@ -5,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cpu_time import takes_less
 
-from agentinfer_lg.report.citations import resolve_citations, source_key, source_list, supporting_sources
+from agentinfer_lg.report.render import resolve_citations, source_list
+from agentinfer_lg.report.sources import source_key
 from agentinfer_lg.state import Source
 
 
@@ -318,26 +321,3 @@ def test_source_list() -> None:
         "- [1] Oslo — notes/oslo.md\n- [2] A \\[strange\\] title \\*with\\* \\[31mmarks — https://b.org/a b"
     )
     assert source_list([], sources) == ""
-
-
-def test_supporting_sources_have_the_answer_or_most_of_it() -> None:
-    assert supporting_sources("Harald Hardrada", SOURCES, NUMBERS) == [OSLO["key"]]
-    assert supporting_sources("King Harald Hardrada founded it", SOURCES, NUMBERS) == [OSLO["key"]]
-    assert supporting_sources("1040", SOURCES, NUMBERS) == [OSLO["key"]]
-    assert supporting_sources("founded in 1041 by King Harald", SOURCES, NUMBERS) == []
-    assert supporting_sources("首都", SOURCES, NUMBERS) == [PEKING["key"]]
-    assert supporting_sources("约", SOURCES, NUMBERS) == [PEKING["key"]]
-    assert supporting_sources("zebra", SOURCES, NUMBERS) == []
-    assert supporting_sources("", SOURCES, NUMBERS) == []
-    assert supporting_sources("1040", SOURCES, ["feedfeedfeed", RAIN["key"]]) == []
-
-
-def test_supporting_sources_are_at_most_three_best_first() -> None:
-    sources = {s["key"]: s for s in (_source(f"u{i}", "", "the red house" if i else "red") for i in range(6))}
-    found = supporting_sources("red house", sources, list(sources))
-    assert found == [source_key("u1"), source_key("u2"), source_key("u3")]
-
-
-def test_source_key_is_stable() -> None:
-    assert source_key("https://a.org/rain") == "3a2ea15978a2"
-    assert len(source_key("\ud800")) == 12

@@ -1,9 +1,10 @@
-"""Stall: the external verifier looks at a round of the seeker, and before the tools run at what is there already."""
+"""AgentCollab in a seeker: what controller and verifier are given of its state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentinfer_lg.collab.controller import CollabSettings
 from agentinfer_lg.collab.verifier import (
     RoundEvidence,
     VerifierState,
@@ -12,10 +13,21 @@ from agentinfer_lg.collab.verifier import (
     observe,
 )
 from agentinfer_lg.context import Context
+from agentinfer_lg.llm.protocol import gives_answer
 from agentinfer_lg.state import Observation, SeekerState
 
 
-def observe_round(
+def controller_settings(state: SeekerState, context: Context) -> CollabSettings:
+    """Return the settings of the seeker's controller: knobs of the run, and its share of the budget."""
+    return CollabSettings.from_context(
+        context,
+        warmup_steps=context.seeker_warmup_steps,
+        max_large_steps=state["budget"]["large_steps"],
+        agent=state["task"]["id"],
+    )
+
+
+def verify_round(
     state: SeekerState, context: Context, observations: Sequence[Observation]
 ) -> tuple[VerifierState, str]:
     """Return what the verifier remembers after the round, and its objection, which is empty if it has none.
@@ -33,7 +45,7 @@ def observe_round(
     )
 
 
-def stalls_already(state: SeekerState, context: Context) -> bool:
+def no_progress_already(state: SeekerState, context: Context) -> bool:
     """Whether the verifier will object to the step that was just made, whatever its tools return."""
     return context.verifier and objects_already(
         _before(state), _round(state, ()), repeat_limit=context.repeat_limit
@@ -45,12 +57,9 @@ def _before(state: SeekerState) -> VerifierState:
 
 
 def _round(state: SeekerState, observations: Sequence[Observation]) -> RoundEvidence:
+    actions = [call for call in state["pending"] if not gives_answer(call["tool"])]
     return RoundEvidence(
-        actions=tuple(
-            normalise_action(call["tool"], call["arguments"])
-            for call in state["pending"]
-            if call["tool"] != "finish"
-        ),
+        actions=tuple(normalise_action(call["tool"], call["arguments"]) for call in actions),
         evidence=tuple(
             text for item in observations for source in item["sources"] for text in source["passages"]
         ),

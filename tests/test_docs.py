@@ -10,6 +10,7 @@ from support.knob_tables import PAGE, render
 
 from agentinfer_lg.cli import bench
 from agentinfer_lg.context import Context
+from agentinfer_lg.evals.sched.replay.policies import policy_names
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sched.config import SchedConfig
 from agentinfer_lg.settings import EndpointSettings, Settings
@@ -58,9 +59,6 @@ def test_everything_that_can_be_set_is_in_a_table(what: str) -> None:
 
 
 def test_every_policy_of_the_replays_is_in_a_table() -> None:
-    pytest.importorskip("vllm", reason="the policies are schedulers of vLLM")
-    from agentinfer_lg.evals.sched.replay.policies import policy_names
-
     assert _in_no_table(policy_names()) == []
 
 

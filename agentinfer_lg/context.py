@@ -142,7 +142,7 @@ class Context(BaseModel):
         2, "How often one action may be made before it counts as a repeat.", slider=True, ge=1, le=5
     )
     stall_limit: int = _knob(
-        2, "Rounds in a row without new evidence that count as a stall.", slider=True, ge=1, le=10
+        2, "Rounds in a row without new evidence that count as no progress.", slider=True, ge=1, le=10
     )
     random_p: float = _knob(
         0.3, "Chance of the large model per step, policy random.", slider=True, ge=0.0, le=1.0

@@ -208,12 +208,13 @@ class _Segment:
             raise errors[0]
 
     async def _index(self, search: SearchProvider | None) -> None:
-        check = getattr(search, "check", None)
-        if check is None:
+        from agentinfer_lg.tools import LocalFolder
+
+        if not isinstance(search, LocalFolder):
             return
         self._view.status(f"indexing the documents in {self._request.settings.docs}")
-        documents = await check()
-        skipped = list(getattr(search, "skipped", ()))
+        documents = await search.check()
+        skipped = search.skipped
         self._view.note(
             f"{documents} documents to search" + (f", {len(skipped)} left out" if skipped else ""), "dim"
         )

@@ -192,7 +192,7 @@ def advance(
     settings: CollabSettings,
     *,
     verdict: Verdict,
-    stall: str = "",
+    objection: str = "",
     tool_error: bool = False,
     final: bool = False,
 ) -> Transition:
@@ -204,7 +204,7 @@ def advance(
         verdict: Outcome of the check. `SKIPPED` counts as TRUE. `UNREADABLE` counts as TRUE on the small
             tier: it says nothing about progress, and a model that cannot write the block would always
             escalate. On the large tier it counts as FALSE: such a model leaves once its budget is spent.
-        stall: Objection of the external verifier; if not empty, the verdict is FALSE whatever the model said.
+        objection: What the verifier objects to; if not empty, the verdict is FALSE whatever the model said.
         tool_error: Whether a tool of the step failed; only the policy `escalate-on-tool-error` looks at it.
         final: Whether the step gave a final answer; the controller accepts it without judging it.
     """
@@ -219,8 +219,8 @@ def advance(
     if settings.policy == "large-planner-only":
         return Transition(state, "stay", "policy large-planner-only")
     if large:
-        return _large_step(state, settings, verdict, stall)
-    return _small_step(state, settings, verdict, stall)
+        return _large_step(state, settings, verdict, objection)
+    return _small_step(state, settings, verdict, objection)
 
 
 def _warm_up(state: CollabState, settings: CollabSettings) -> Transition:
@@ -234,17 +234,17 @@ def _warm_up(state: CollabState, settings: CollabSettings) -> Transition:
     return Transition(state, "stay", f"{state.warmup_left} warm-up steps left")
 
 
-def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, stall: str) -> Transition:
+def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, objection: str) -> Transition:
     resting = state.cooldown_left > 0
     state = replace(state, cooldown_left=max(0, state.cooldown_left - 1))
-    if verdict != "FALSE" and not stall:
-        return Transition(state, "stay", _reading(verdict, stall))
+    if verdict != "FALSE" and not objection:
+        return Transition(state, "stay", _reading(verdict, objection))
     if resting:
         return Transition(
-            state, "stay", f"{_reading(verdict, stall)}, but the last rescue has only just ended"
+            state, "stay", f"{_reading(verdict, objection)}, but the last rescue has only just ended"
         )
     if state.total_large >= settings.max_large_steps:
-        return Transition(state, "stay", f"{_reading(verdict, stall)}, but {_CAP}")
+        return Transition(state, "stay", f"{_reading(verdict, objection)}, but {_CAP}")
     state = replace(
         state,
         tier="large",
@@ -252,13 +252,13 @@ def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, 
         rescue_budget=_rescue_budget(state.failed_rescues, settings),
         escalations=state.escalations + 1,
     )
-    return Transition(state, "escalate", _reading(verdict, stall))
+    return Transition(state, "escalate", _reading(verdict, objection))
 
 
-def _large_step(state: CollabState, settings: CollabSettings, verdict: Verdict, stall: str) -> Transition:
+def _large_step(state: CollabState, settings: CollabSettings, verdict: Verdict, objection: str) -> Transition:
     state = replace(state, rescue_steps=state.rescue_steps + 1)
-    reading = _reading(verdict, stall)
-    if verdict in ("TRUE", "SKIPPED") and not stall:
+    reading = _reading(verdict, objection)
+    if verdict in ("TRUE", "SKIPPED") and not objection:
         state = replace(_to_small(state), failed_rescues=0, cooldown_left=settings.cooldown)
         return Transition(state, "deescalate", reading)
     spent = state.rescue_steps >= state.rescue_budget
@@ -316,9 +316,9 @@ def _rescue_budget(failed: int, settings: CollabSettings) -> int:
     return min(settings.initial_budget + settings.budget_slope * failed, settings.budget_ceiling)
 
 
-def _reading(verdict: Verdict, stall: str) -> str:
-    if stall:
-        return f"verifier: {stall}"
+def _reading(verdict: Verdict, objection: str) -> str:
+    if objection:
+        return f"verifier: {objection}"
     return "no Progress Check" if verdict == "SKIPPED" else f"Progress Check {verdict}"
 
 

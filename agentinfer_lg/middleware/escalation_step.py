@@ -165,7 +165,7 @@ class EscalationStep:
             self._collab,
             self._judgement.collab,
             verdict=self._verdict.verdict,
-            stall=self._objection,
+            objection=self._objection,
             tool_error=failed,
         )
         self._collab = transition.state

@@ -30,7 +30,7 @@ STEPS = st.lists(
     st.fixed_dictionaries(
         {
             "verdict": VERDICTS,
-            "stall": st.sampled_from(["", "", "", "repeat: search made 3 times"]),
+            "objection": st.sampled_from(["", "", "", "repeat: search made 3 times"]),
             "tool_error": st.booleans(),
         }
     ),
@@ -161,15 +161,15 @@ def test_an_early_final_answer_ends_the_warm_up() -> None:
 
 def test_a_final_answer_is_not_judged() -> None:
     settings = CollabSettings(warmup_steps=0)
-    assert advance(start(settings), settings, verdict="FALSE", stall="x", final=True).event == "finish"
+    assert advance(start(settings), settings, verdict="FALSE", objection="x", final=True).event == "finish"
 
 
 def test_the_verifier_overrules_the_model() -> None:
     settings = CollabSettings(warmup_steps=0)
-    transition = advance(start(settings), settings, verdict="TRUE", stall="no new evidence for 2 rounds")
+    transition = advance(start(settings), settings, verdict="TRUE", objection="no new evidence for 2 rounds")
     assert transition.event == "escalate"
     assert "no new evidence" in transition.cause
-    objected = advance(transition.state, settings, verdict="TRUE", stall="no new evidence for 3 rounds")
+    objected = advance(transition.state, settings, verdict="TRUE", objection="no new evidence for 3 rounds")
     assert objected.event == "stay"
     assert objected.state.tier == "large"
 
@@ -184,7 +184,7 @@ def test_unreadable_keeps_the_small_model_and_spends_the_rescue_budget() -> None
 
 def test_unreadable_with_an_objection_escalates() -> None:
     settings = CollabSettings(warmup_steps=0)
-    assert advance(start(settings), settings, verdict="UNREADABLE", stall="repeat").event == "escalate"
+    assert advance(start(settings), settings, verdict="UNREADABLE", objection="repeat").event == "escalate"
 
 
 def test_skipped_ends_a_rescue_like_true() -> None:

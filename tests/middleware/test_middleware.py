@@ -158,6 +158,13 @@ def test_the_signature_names_every_knob_with_its_default() -> None:
     assert defaults == {name: getattr(Context(), name) for name in defaults}
 
 
+def test_distillation_has_the_defaults_of_the_knobs_with_the_same_names() -> None:
+    shown = inspect.signature(DistillationMiddleware).parameters
+    same = set(shown) & set(Context.model_fields) - {"max_turns"}  # here the agent may have no limit
+    assert len(same) == 8
+    assert {name: shown[name].default for name in same} == {name: getattr(Context(), name) for name in same}
+
+
 @pytest.mark.parametrize("wrong", [{"cool_down": 1}, {"agent": "planner"}])
 def test_a_keyword_that_is_no_knob_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=next(iter(wrong))):

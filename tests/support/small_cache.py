@@ -8,7 +8,8 @@ from typing import Any
 from support.sched_drive import BLOCK_SIZE, block_hasher, scheduler_parts
 
 from agentinfer_lg.evals.sched.replay.engine_parts import make_request
-from agentinfer_lg.serving.sched.vllm.cache import BlockCache, CachedContext
+from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
+from agentinfer_lg.serving.sched.vllm.cache import BlockCache
 
 __all__ = ("SmallCache",)
 

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.serving.sched.policy.cached_context import Block, CachedContext
 from agentinfer_lg.serving.sched.policy.retention import GapModel
-from agentinfer_lg.serving.sched.vllm.cache import Block, CachedContext
 
 _MOST = 4096
 """Sessions remembered; the ones that were away longest are forgotten first."""

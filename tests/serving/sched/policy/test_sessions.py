@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
 from agentinfer_lg.serving.sched.policy.retention import GapModel
 from agentinfer_lg.serving.sched.policy.sessions import Session, SessionTable
-from agentinfer_lg.serving.sched.vllm.cache import CachedContext
 
 MAX_GAP = 300.0
 MOST = 4096

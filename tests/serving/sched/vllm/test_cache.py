@@ -13,7 +13,7 @@ pytest.importorskip("vllm")
 
 from support.small_cache import SmallCache
 
-from agentinfer_lg.serving.sched.vllm.cache import CachedContext
+from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
 
 
 @pytest.fixture(scope="module", autouse=True)

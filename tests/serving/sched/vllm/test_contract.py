@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +95,9 @@ def make_drive(kind: str, **options: Any) -> SchedulerDrive:
         return SchedulerDrive(vllm_scheduler, **options)
     drive = SchedulerDrive(our_scheduler, settings=values | extra, **options)
     if kind == "short steps":
-        drive.scheduler._speed.tokens_per_second = 1000.0  # steps of these tests are too small to measure it
+        drive.scheduler._planner.speed.tokens_per_second = (
+            1000.0  # steps of these tests are too small to measure it
+        )
     return drive
 
 
@@ -791,17 +794,17 @@ def test_blocks_of_a_context_that_was_superseded_are_given_up_and_counted(
 
 
 @pytest.mark.parametrize(
-    "broken", ["_sessions.begin", "_sessions.end", "_cache.context_of", "_speed.step_began"]
+    "broken", ["_planner.arrive", "_planner.left", "_cache.context_of", "_planner.speed.step_began"]
 )
 def test_vllm_goes_on_where_the_scheduler_fails(broken: str, caplog: pytest.LogCaptureFixture) -> None:
     drive = make_drive("default")
     drive.may_fail = True
-    part, method = broken.split(".")
+    part, _, method = broken.rpartition(".")
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken on purpose")
 
-    setattr(getattr(drive.scheduler, part), method, fail)
+    setattr(attrgetter(part)(drive.scheduler), method, fail)
     sessions = crowd(seed=1)
     play(drive, sessions)
     assert_texts(drive, sessions)

@@ -1,4 +1,4 @@
-"""Keeps the contexts of idle sessions in the cache while that pays, and gives up those that nobody will use again."""
+"""Which context is evicted: those of idle sessions stay while that pays, and those that nobody will use again go first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agentinfer_lg.serving.sched.policy.cached_context import Block, CachedContext, PrefixCache
 from agentinfer_lg.serving.sched.policy.retention import (
     GapModel,
     IdleContext,
@@ -14,7 +15,6 @@ from agentinfer_lg.serving.sched.policy.retention import (
     worth,
 )
 from agentinfer_lg.serving.sched.policy.sessions import Session, SessionTable
-from agentinfer_lg.serving.sched.vllm.cache import Block, BlockCache, CachedContext
 
 
 @dataclass(slots=True)
@@ -31,8 +31,8 @@ def _by_worth(kept: _Kept) -> float:
     return -kept.worth
 
 
-class Keeper:
-    """Decides which idle contexts are kept, and sees to it that others are evicted before them."""
+class ContextRetention:
+    """Decides which idle contexts are kept and which are evicted, and puts the blocks in that order."""
 
     _SECONDS = 0.25
     """Time between two valuations of all sessions."""
@@ -43,7 +43,7 @@ class Keeper:
 
     def __init__(
         self,
-        cache: BlockCache,
+        cache: PrefixCache,
         sessions: SessionTable,
         gaps: GapModel,
         settings: RetentionSettings,

@@ -8,12 +8,14 @@ from typing import Any
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sched.policy.sessions import Session
 
+Request = Any  # has `request_id`, `block_hashes` and `num_tokens`, as a Request of vLLM
+
 
 @dataclass(slots=True, eq=False)
-class Ticket:
+class RequestInfo:
     """A request and what is known about it. Lengths in blocks, times in seconds."""
 
-    request: Any  # a Request of vLLM
+    request: Request
     hints: SessionHints
     session: Session | None
     arrival: float
@@ -30,7 +32,5 @@ class Ticket:
     score: float = 0.0
     must: bool = False
     """It comes first, because it has waited long enough or has been preempted."""
-    holds: int = 0
-    """Plans in which it was held back."""
     started: bool = False
     """It has been let in at least once."""

@@ -13,10 +13,10 @@ pytest.importorskip("vllm")
 from support.small_cache import SmallCache
 
 from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
+from agentinfer_lg.serving.sched.policy.context_retention import ContextRetention
 from agentinfer_lg.serving.sched.policy.retention import GapModel, RetentionSettings
 from agentinfer_lg.serving.sched.policy.sessions import Session, SessionTable
-from agentinfer_lg.serving.sched.vllm.cache import CachedContext
-from agentinfer_lg.serving.sched.vllm.context_retention import Keeper
 
 KEEP_SECONDS = 30.0
 
@@ -30,14 +30,14 @@ def _vllm() -> None:
 
 
 class Engine:
-    """Sessions in a small cache, and a keeper."""
+    """Sessions in a small cache, and a retention."""
 
     def __init__(self, *, blocks: int = 20, pin_share: float = 0.0, reserve_share: float = 0.0) -> None:
         self.small = SmallCache(blocks=blocks)
         self.now = 100.0
         gaps = GapModel(default_seconds=10.0, max_seconds=300.0)
         self.sessions = SessionTable(gaps, max_gap_seconds=300.0)
-        self.keeper = Keeper(
+        self.retention = ContextRetention(
             self.small.cache,
             self.sessions,
             gaps,
@@ -57,16 +57,16 @@ class Engine:
         assert session is not None
         context = self.small.finish(request)
         dead = self.sessions.end(session, given, context, request.block_hashes, tokens=tokens, now=self.now)
-        self.given_up = self.keeper.give_up(dead)
-        self.keeper.changed(session, price=1.0, now=self.now)
+        self.given_up = self.retention.give_up(dead)
+        self.retention.changed(session, price=1.0, now=self.now)
         return session
 
     def value(self, *, price: float = 1.0) -> None:
-        self.keeper.value_all(price=price, now=self.now)
+        self.retention.value_all(price=price, now=self.now)
 
     def allocate(self, blocks: int) -> None:
         """As in a step: what is kept is moved out of the way, then blocks are taken, and given back empty."""
-        self.keeper.protect(blocks)
+        self.retention.protect(blocks)
         self.small.evict(blocks)
         self.small.check()
 
@@ -78,12 +78,12 @@ class TestKeeping:
         for text in ("123", "456", "789"):
             engine.small.run(text)
         engine.value()
-        assert engine.keeper.kept_blocks == 5
+        assert engine.retention.kept_blocks == 5
         for _ in range(20):
             engine.allocate(6)
             engine.small.run("xyz")
         assert engine.small.hit("abcde") == 5
-        assert engine.keeper.refreshes > 0
+        assert engine.retention.refreshes > 0
 
     def test_it_would_not_without_protection(self) -> None:
         engine = Engine()
@@ -98,35 +98,35 @@ class TestKeeping:
         engine = Engine()
         engine.turn("late", "abcde", gap=200.0)
         engine.value(price=1.0)
-        assert engine.keeper.kept_blocks == 0
+        assert engine.retention.kept_blocks == 0
         engine.now += 3.0
         engine.value(price=0.1)
-        assert engine.keeper.kept_blocks == 5
+        assert engine.retention.kept_blocks == 5
 
     def test_who_is_overdue_for_long_is_not_kept_any_more(self) -> None:
         engine = Engine()
         engine.turn("gone", "abcde", gap=5.0)
         engine.value()
-        assert engine.keeper.kept_blocks == 5
+        assert engine.retention.kept_blocks == 5
         engine.now += 2 * KEEP_SECONDS
         engine.value()
-        assert engine.keeper.kept_blocks == 0
+        assert engine.retention.kept_blocks == 0
 
     def test_a_session_with_a_request_is_not_idle(self) -> None:
         engine = Engine()
         session = engine.turn("busy", "abcde", gap=5.0)
         session.live += 1
-        engine.keeper.changed(session, price=1.0, now=engine.now)
-        assert engine.keeper.kept_blocks == 0
+        engine.retention.changed(session, price=1.0, now=engine.now)
+        assert engine.retention.kept_blocks == 0
         engine.value()
-        assert engine.keeper.kept_blocks == 0
+        assert engine.retention.kept_blocks == 0
 
     def test_what_sessions_share_counts_once(self) -> None:
         engine = Engine()
         for name in "pqrs":
             engine.turn(name, f"abcd{name}", gap=5.0)
         engine.value()
-        assert engine.keeper.kept_blocks == 8
+        assert engine.retention.kept_blocks == 8
         engine.allocate(12)
         assert [engine.small.hit(f"abcd{name}") for name in "pqrs"] == [5] * 4
 
@@ -144,7 +144,7 @@ class TestKeeping:
         engine.turn("one", "abcdef", gap=1.0)
         engine.turn("two", "mnopqr", gap=2.0)
         engine.value()
-        assert engine.keeper.kept_blocks == 6
+        assert engine.retention.kept_blocks == 6
 
     def test_what_was_evicted_nevertheless_is_not_counted(self) -> None:
         engine = Engine()
@@ -152,7 +152,7 @@ class TestKeeping:
         engine.small.evict(18)
         engine.now += 1.0
         engine.value()
-        assert engine.keeper.kept_blocks == 2
+        assert engine.retention.kept_blocks == 2
 
     def test_valuations_are_due_now_and_then_only(self) -> None:
         engine = Engine()
@@ -161,10 +161,10 @@ class TestKeeping:
         engine.small.evict(20)
         engine.now += 0.1
         engine.value()
-        assert engine.keeper.kept_blocks == 3
+        assert engine.retention.kept_blocks == 3
         engine.now += 0.2
         engine.value()
-        assert engine.keeper.kept_blocks == 0
+        assert engine.retention.kept_blocks == 0
 
     @given(
         st.lists(
@@ -183,21 +183,21 @@ class TestKeeping:
         for name, text, gap, blocks, pin in turns:
             known = [session for session in engine.sessions if session.key[1] == name]
             for session in known:
-                engine.keeper.unpin(session)
+                engine.retention.unpin(session)
             if engine.small.cache.free > len(name + text):
                 session = engine.turn(name, name + text, gap=gap, supersedes=bool(blocks % 2))
                 if pin:
-                    engine.keeper.pin(session, price=1.0, now=engine.now)
+                    engine.retention.pin(session, price=1.0, now=engine.now)
             engine.now += 1.0
             engine.value()
             wanted = min(blocks, engine.small.cache.free)
-            engine.keeper.protect(wanted)
+            engine.retention.protect(wanted)
             engine.small.evict(wanted)
             held = {b.block_id: b for s in engine.sessions if s.pinned_until for b in s.context.blocks}
             engine.small.check(held=list(held.values()))
-            assert engine.keeper.pinned_blocks == len(held) <= 10
-            assert engine.keeper.kept_blocks <= 18
-        engine.keeper.unpin_all()
+            assert engine.retention.pinned_blocks == len(held) <= 10
+            assert engine.retention.kept_blocks <= 18
+        engine.retention.unpin_all()
         engine.small.check()
 
 
@@ -207,7 +207,7 @@ class TestGivingUp:
         engine.small.run("xyz")
         engine.turn("s", "abcd", gap=5.0)
         engine.turn("s", "abmn", gap=5.0, supersedes=True)
-        assert engine.keeper.demotions == 1
+        assert engine.retention.demotions == 1
         assert engine.given_up == 2
         engine.small.check()
         free = engine.small.cache.total - 9
@@ -230,65 +230,65 @@ class TestGivingUp:
 
     def test_of_nothing_is_none(self) -> None:
         engine = Engine()
-        assert engine.keeper.give_up(CachedContext()) == 0
-        assert engine.keeper.demotions == 0
+        assert engine.retention.give_up(CachedContext()) == 0
+        assert engine.retention.demotions == 0
 
 
 class TestPinning:
     def test_holds_a_context_by_force_until_the_session_is_back(self) -> None:
         engine = Engine(pin_share=0.5)
         session = engine.turn("s", "abcde", gap=5.0)
-        engine.keeper.pin(session, price=1.0, now=engine.now)
-        assert engine.keeper.pinned_blocks == 5
+        engine.retention.pin(session, price=1.0, now=engine.now)
+        assert engine.retention.pinned_blocks == 5
         engine.small.evict(15)
         assert engine.small.hit("abcde") == 5
-        engine.keeper.unpin(session)
-        assert engine.keeper.pinned_blocks == 0
+        engine.retention.unpin(session)
+        assert engine.retention.pinned_blocks == 0
         engine.small.check()
-        engine.keeper.unpin(session)  # once more is no error
+        engine.retention.unpin(session)  # once more is no error
         engine.small.check()
 
     def test_no_more_than_its_share_of_the_cache(self) -> None:
         engine = Engine(pin_share=0.3)
         for name, text in (("one", "abcd"), ("two", "mnop")):
-            engine.keeper.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
-        assert engine.keeper.pinned_blocks == 4
+            engine.retention.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
+        assert engine.retention.pinned_blocks == 4
 
     def test_without_a_share_nothing(self) -> None:
         engine = Engine()
-        engine.keeper.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
-        assert engine.keeper.pinned_blocks == 0
+        engine.retention.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
+        assert engine.retention.pinned_blocks == 0
         engine.small.check()
 
     def test_who_returns_too_late_is_not_pinned(self) -> None:
         engine = Engine(pin_share=0.5)
-        engine.keeper.pin(engine.turn("s", "abc", gap=200.0), price=1.0, now=engine.now)
-        assert engine.keeper.pinned_blocks == 0
+        engine.retention.pin(engine.turn("s", "abc", gap=200.0), price=1.0, now=engine.now)
+        assert engine.retention.pinned_blocks == 0
 
     def test_ends_when_the_session_stays_away(self) -> None:
         engine = Engine(pin_share=0.5)
-        engine.keeper.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
+        engine.retention.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
         engine.now += 6.0
         engine.value()
-        assert engine.keeper.pinned_blocks == 3
+        assert engine.retention.pinned_blocks == 3
         engine.now += 10.0
         engine.value()
-        assert engine.keeper.pinned_blocks == 0
+        assert engine.retention.pinned_blocks == 0
         engine.small.check()
 
     def test_yields_to_requests_the_one_expected_last_first(self) -> None:
         engine = Engine(pin_share=0.9)
         for name, text, gap in (("soon", "abcd", 1.0), ("late", "mnop", 20.0), ("mid", "vwxy", 8.0)):
-            engine.keeper.pin(engine.turn(name, text, gap=gap), price=1.0, now=engine.now)
-        engine.keeper.unpin_for(12)
+            engine.retention.pin(engine.turn(name, text, gap=gap), price=1.0, now=engine.now)
+        engine.retention.unpin_for(12)
         pinned = {session.key[1] for session in engine.sessions if session.pinned_until}
         assert pinned == {"soon", "mid"}
-        engine.keeper.unpin_all()
+        engine.retention.unpin_all()
         engine.small.check()
 
     def test_shared_blocks_count_once(self) -> None:
         engine = Engine(pin_share=0.9)
         for name, text in (("one", "abcd"), ("two", "abxy")):
-            engine.keeper.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
-        assert engine.keeper.pinned_blocks == 6
+            engine.retention.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
+        assert engine.retention.pinned_blocks == 6
         assert engine.small.cache.free == 14

@@ -10,10 +10,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from agentinfer_lg.compression.background import BackgroundTasks
-from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.llm.chat import Models
 from agentinfer_lg.settings import Settings
-from agentinfer_lg.tools import Crawler, Reader, SearchProvider, make_provider
+from agentinfer_lg.tools import Crawler, Reader, SearchProvider, find_provider
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -93,13 +92,7 @@ class Resources:
             ConfigurationError: There is neither a document folder nor a key for web search.
         """
         if self._search is None:
-            self._search = make_provider(self.settings)
-        if self._search is None:
-            msg = (
-                "There is nothing to search. Set AGENTINFER_DOCS (or pass --docs) to a folder of documents, or "
-                "TAVILY_API_KEY for web search."
-            )
-            raise ConfigurationError(msg)
+            self._search = find_provider(self.settings).make(self.settings)
         return self._search
 
     @property

@@ -7,10 +7,10 @@ live here and never enter state, traces or logs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import platformdirs
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agentinfer_lg.errors import ConfigurationError
@@ -55,11 +55,8 @@ class EndpointSettings(BaseModel):
         return bool(self.base_url)
 
 
-class Settings(BaseSettings):
-    """Settings read from `AGENTINFER_*` variables and `.env`; arguments win over both.
-
-    A tier that is not configured uses the other tier's endpoint, so that one endpoint is enough.
-    """
+class EnvironmentSettings(BaseSettings):
+    """Settings read from `AGENTINFER_*` variables and `.env`; arguments win over both."""
 
     model_config = SettingsConfigDict(
         env_prefix="AGENTINFER_",
@@ -69,12 +66,34 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
+    @classmethod
+    def read(cls) -> Self:
+        """Read the environment and `.env`.
+
+        Raises:
+            ConfigurationError: A variable is malformed; the message names it, and leaves out its value: it may be a key.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            items = error.errors(include_input=False)
+            parts = "; ".join(f"{_variable(item['loc'])}: {item['msg']}" for item in items)
+            msg = f"The settings cannot be used. {parts}. Correct the environment or the .env file."
+            raise ConfigurationError(msg) from None
+
+
+class Settings(EnvironmentSettings):
+    """Endpoints, keys and folders of a process.
+
+    A tier that is not configured uses the other tier's endpoint, so that one endpoint is enough.
+    """
+
     small: EndpointSettings = EndpointSettings()
     """The model that does the work, `AGENTINFER_SMALL__BASE_URL`, `__MODEL`, `__API_KEY`."""
     large: EndpointSettings = EndpointSettings()
     """The model that plans and rescues, `AGENTINFER_LARGE__BASE_URL`, `__MODEL`, `__API_KEY`."""
     judge: EndpointSettings = EndpointSettings()
-    """The model that marks answers of benchmarks, `AGENTINFER_JUDGE__BASE_URL`, `__MODEL`, `__API_KEY`; no tier stands in."""
+    """The model that grades answers of benchmarks, `AGENTINFER_JUDGE__BASE_URL`, `__MODEL`, `__API_KEY`; no tier stands in."""
     docs: Path | None = None
     """Folder of documents (txt, md, html, pdf) to research instead of the web."""
     tavily_api_key: SecretStr = Field(
@@ -104,3 +123,9 @@ class Settings(BaseSettings):
             "large tier), or pass --small-url and --large-url. `agentinfer serve MODEL` starts a local one."
         )
         raise ConfigurationError(msg)
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    names = [str(part) for part in location if str(part).isidentifier()]
+    name = "__".join(names).upper()
+    return name if name.startswith(("AGENTINFER_", "TAVILY_")) else f"AGENTINFER_{name}"

@@ -41,9 +41,9 @@ class RunRecord:
     created: str = ""
     """ISO 8601, UTC."""
     seconds: float = 0.0
-    """Wall time of all sittings that ended cleanly."""
+    """Wall time of all segments that ended cleanly."""
     sitting: str = ""
-    """When the present sitting began, ISO 8601, UTC; left behind by one that was killed."""
+    """When the present segment began, ISO 8601, UTC; left behind by one that was killed."""
     state: RunState = "running"
 
 

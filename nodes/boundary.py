@@ -67,7 +67,7 @@ def advance_controller(state: SeekerState, context: Context) -> Transition:
         CollabState.from_json(state["collab"]),
         controller_settings(state, context),
         verdict=state["verdict"]["verdict"],  # type: ignore[arg-type]  # written by the progress node
-        stall=objection(state),
+        objection=objection(state),
         tool_error=state.get("tool_error", False),
         final=state["proposal"]["accepted"],
     )

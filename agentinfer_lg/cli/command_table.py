@@ -23,6 +23,13 @@ class CommandTable(TyperGroup):
         """Return the names in the order of the table."""
         return list(self.table)
 
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        """Find the command of the first argument; the error about a wrong name suggests names of the table, too."""
+        if args and self.get_command(ctx, args[0]) is None:
+            for name in self.table:  # the base class suggests what is in `commands`
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         """Return the command, loaded at the first call."""
         if cmd_name in self.table and cmd_name not in self.commands:

@@ -218,42 +218,13 @@ def _check_tokenizer(tier: Tier, found: Capabilities) -> Finding:
 
 
 async def _check_search(settings: Settings) -> Finding:
-    if settings.docs is not None:
-        return await _check_docs(settings.docs)
-    if settings.tavily_api_key.get_secret_value().strip():
-        return await _check_tavily(settings)
-    detail = (
-        "nothing to search. Pass --docs FOLDER (or set AGENTINFER_DOCS), or set TAVILY_API_KEY for the web"
-    )
-    return Finding("FAIL", "search", detail)
-
-
-async def _check_docs(folder: Path) -> Finding:
-    from agentinfer_lg.tools import LocalFolder
-
-    local = LocalFolder(folder)
-    try:
-        documents = await local.check()
-    except AgentInferError as error:
-        return Finding("FAIL", "search", str(error))
-    finally:
-        await local.aclose()
-    found = f"{documents} documents in {folder}"
-    if local.skipped:
-        return Finding(
-            "warn", "search", f"{found}; {len(local.skipped)} left out, such as: {local.skipped[0]}"
-        )
-    return Finding("ok", "search", found)
-
-
-async def _check_tavily(settings: Settings) -> Finding:
-    from agentinfer_lg.tools import TavilySearch
+    from agentinfer_lg.tools import check_search
 
     try:
-        hits = await TavilySearch(settings.tavily_api_key).search(["lighthouse"], limit=1)
+        found = await check_search(settings)
     except AgentInferError as error:
         return Finding("FAIL", "search", str(error))
-    return Finding("ok", "search", f"the web search answered with {sum(map(len, hits))} result")
+    return Finding("warn" if found.warning else "ok", "search", found.detail)
 
 
 async def _check_home(settings: Settings) -> list[Finding]:

@@ -36,10 +36,7 @@ def load_settings(
 
     from agentinfer_lg.settings import EndpointSettings, Settings
 
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        raise ConfigurationError(_variables_sentence(error)) from None
+    settings = Settings.read()
     updates: dict[str, Any] = {} if docs is None else {"docs": docs}
     for tier, flags in (("small", small or {}), ("large", large or {})):
         given = {key: value for key, value in flags.items() if value is not None}
@@ -100,18 +97,6 @@ def build_context(*layers: Mapping[str, object]) -> Context:
         ]
         msg = "These knobs cannot be used. " + "; ".join(sentences) + "."
         raise UserInputError(msg) from None
-
-
-def _variables_sentence(error: ValidationError) -> str:
-    """Name the environment variables; values are left out, since they may be keys."""
-    parts = [f"{_variable(item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)]
-    return "The settings cannot be used. " + "; ".join(parts) + ". Correct the environment or the .env file."
-
-
-def _variable(location: tuple[int | str, ...]) -> str:
-    names = [str(part) for part in location if str(part).isidentifier()]
-    name = "__".join(names).upper()
-    return name if name.startswith(("AGENTINFER_", "TAVILY_")) else f"AGENTINFER_{name}"
 
 
 def _reasons(error: ValidationError) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 
 from agentinfer_lg.cli.failures import ExitCode, explain, remember_debug, sentence
 from agentinfer_lg.cli.options import build_context, load_settings, parse_assignments
-from agentinfer_lg.context import CollabBudget, CollabPolicy
-from agentinfer_lg.errors import ConfigurationError, UserInputError
+from agentinfer_lg.context import CollabBudget, CollabPolicy, Context, Language, ReportForm
+from agentinfer_lg.errors import UserInputError
 
 if TYPE_CHECKING:
     from agentinfer_lg.cli.runner import AskPlan, Outcome, Run
@@ -35,6 +35,7 @@ def _flag(name: str, text: str, panel: str, **more: Any) -> Any:  # Any: typer's
 
 @app.command(name="research")
 def research(
+    context: typer.Context,
     question: Annotated[
         str | None, typer.Argument(help="The question; - reads it from stdin.", show_default=False)
     ] = None,
@@ -70,10 +71,10 @@ def research(
         int | None, _flag("--max-large-tokens", "Tokens of the large tier.", _KNOBS)
     ] = None,
     language: Annotated[
-        Literal["auto", "en", "zh"] | None, _flag("--language", "Language of prompts and report.", _KNOBS)
+        Language | None, _flag("--language", "Language of prompts and report.", _KNOBS)
     ] = None,
     report: Annotated[
-        Literal["full", "brief"] | None, _flag("--report", "A written report, or the findings.", _KNOBS)
+        ReportForm | None, _flag("--report", "A written report, or the findings.", _KNOBS)
     ] = None,
     plan_approval: Annotated[
         bool, _flag("--plan-approval", "Show the plan and wait for approval.", _KNOBS)
@@ -112,20 +113,8 @@ def research(
     `--resume` goes on from its last finished step.
     """
     remember_debug(debug)
-    knobs: dict[str, object] = {
-        "policy": policy,
-        "budget": budget,
-        "max_turns": max_turns,
-        "max_seekers": max_seekers,
-        "max_seconds": max_seconds,
-        "max_large_steps": max_large_steps,
-        "max_small_tokens": max_small_tokens,
-        "max_large_tokens": max_large_tokens,
-        "language": language,
-        "report": report,
-        "tenant": tenant,
-        "plan_approval": True if plan_approval or plan else None,
-    }
+    knobs = {name: value for name, value in context.params.items() if name in Context.model_fields}
+    knobs["plan_approval"] = True if plan_approval or plan else None
     flags = {
         "docs": str(docs.absolute()) if docs else None,
         "small_url": small_url,
@@ -209,6 +198,9 @@ def _new_record(question: str | None, thread: str | None, settings: Settings, *,
 
 
 def _settings(options: Mapping[str, str], keys: Mapping[str, str | None]) -> Settings:
+    """Read the settings, and make sure that there is something to search."""
+    from agentinfer_lg.tools import find_provider
+
     docs = Path(options["docs"]) if "docs" in options else None
     if docs is not None and not docs.is_dir():
         msg = f"--docs {docs}: there is no such folder."
@@ -222,9 +214,7 @@ def _settings(options: Mapping[str, str], keys: Mapping[str, str | None]) -> Set
         for tier in ("small", "large")
     }
     settings = load_settings(docs=docs, small=tiers["small"], large=tiers["large"])
-    if settings.docs is None and not settings.tavily_api_key.get_secret_value().strip():
-        msg = "There is nothing to search. Pass --docs FOLDER, or set TAVILY_API_KEY to search the web."
-        raise ConfigurationError(msg)
+    find_provider(settings)
     return settings
 
 

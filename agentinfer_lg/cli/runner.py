@@ -1,4 +1,4 @@
-"""One sitting of a run: open what is saved, stream the graph into a view, sum up."""
+"""One segment of a run: open what is saved, stream the graph into a view, sum up."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ async def run(request: Run, *, view: View, ask_plan: AskPlan) -> Outcome:
         if request.save:
             stack.enter_context(threads.hold(request.record.thread))
         try:
-            sitting = await _Sitting.open(request, view, stack)
-            outcome = await sitting.go(ask_plan)
+            segment = await _Segment.open(request, view, stack)
+            outcome = await segment.go(ask_plan)
         except Exception:
             if request.save and not request.resume:  # nothing was done, so the name is free again
                 threads.forget(request.record.thread)
@@ -97,8 +97,8 @@ def _note_failure(outcome: Outcome, save: Callable[[], None]) -> None:
         outcome.notes.append(str(error))
 
 
-class _Sitting:
-    """The graph with its saver, and the stream of one run."""
+class _Segment:
+    """A stretch of a run without interruption: the graph with its saver, and its stream."""
 
     def __init__(
         self, request: Run, view: View, saver: BaseCheckpointSaver[Any], store: BaseStore | None
@@ -117,29 +117,29 @@ class _Sitting:
         self._recorded = request.save
 
     @classmethod
-    async def open(cls, request: Run, view: View, stack: AsyncExitStack) -> _Sitting:
+    async def open(cls, request: Run, view: View, stack: AsyncExitStack) -> _Segment:
         view.status("loading")
         saver = await stack.enter_async_context(_open_saver(request))
         store = await _open_store(request, view, stack)
-        sitting = cls(request, view, saver, store)
+        segment = cls(request, view, saver, store)
         try:
             if request.save:
-                Threads(request.settings.home).save(sitting._begun())
+                Threads(request.settings.home).save(segment._begun())
         except CheckpointError as error:  # a full disk must not keep anybody from an answer
-            sitting._notes.append(str(error))
-            sitting._recorded = False
+            segment._notes.append(str(error))
+            segment._recorded = False
         moved = getattr(saver, "set_aside", None)
         if moved:
             view.note(f"The saved runs could not be read; they were moved to {moved}.", "yellow")
-        return sitting
+        return segment
 
     def _begun(self) -> RunRecord:
-        """The record while this sitting goes on."""
+        """The record while this segment goes on."""
         now = datetime.now(tz=UTC).isoformat(timespec="milliseconds")
         return replace(self._request.record, state="running", sitting=now)
 
     async def go(self, ask_plan: AskPlan) -> Outcome:
-        """Run to the end of this sitting."""
+        """Run to the end of this segment."""
         with _stop_signals():
             try:
                 error = await self._go(ask_plan)
@@ -157,15 +157,16 @@ class _Sitting:
     async def _go(self, ask_plan: AskPlan) -> Exception | None:
         """Prepare and stream; returns the error that ended the run, if it had begun."""
         from agentinfer_lg.graphs.deep_research import create_deep_research_graph
+        from agentinfer_lg.tools import make_provider
 
         settings = self._request.settings
-        search = _make_search(settings)
+        search = make_provider(settings)
         self._graph = create_deep_research_graph(
             settings=settings, search=search, checkpointer=self._saver, store=self._store
         )
         if self._request.resume:
             snapshot = await self._graph.aget_state(self._config, subgraphs=True)
-            self._seconds_before += _seconds_of_killed_sitting(self._request.record, snapshot)
+            self._seconds_before += _seconds_of_killed_segment(self._request.record, snapshot)
             if snapshot.values.get("report") and not snapshot.next:
                 return None
             begun = bool(snapshot.next)
@@ -207,12 +208,13 @@ class _Sitting:
             raise errors[0]
 
     async def _index(self, search: SearchProvider | None) -> None:
-        check = getattr(search, "check", None)
-        if check is None:
+        from agentinfer_lg.tools import LocalFolder
+
+        if not isinstance(search, LocalFolder):
             return
         self._view.status(f"indexing the documents in {self._request.settings.docs}")
-        documents = await check()
-        skipped = list(getattr(search, "skipped", ()))
+        documents = await search.check()
+        skipped = search.skipped
         self._view.note(
             f"{documents} documents to search" + (f", {len(skipped)} left out" if skipped else ""), "dim"
         )
@@ -303,8 +305,8 @@ class _Sitting:
         )
 
 
-def _seconds_of_killed_sitting(record: RunRecord, snapshot: Any) -> float:
-    """Seconds from the start of a sitting that was killed to its last checkpoint."""
+def _seconds_of_killed_segment(record: RunRecord, snapshot: Any) -> float:
+    """Seconds from the start of a segment that was killed to its last checkpoint."""
     states = [snapshot, *(task.state for task in snapshot.tasks if hasattr(task.state, "created_at"))]
     saved = [datetime.fromisoformat(state.created_at) for state in states if state.created_at]
     if not record.sitting or not saved:
@@ -333,12 +335,6 @@ def _tiers(context: Context) -> tuple[Tier, ...]:
             return ("large",)
         case _:
             return ("small", "large")
-
-
-def _make_search(settings: Settings) -> SearchProvider | None:
-    from agentinfer_lg.tools import make_provider
-
-    return make_provider(settings)
 
 
 @asynccontextmanager

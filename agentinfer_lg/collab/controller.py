@@ -18,9 +18,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from agentinfer_lg.context import CollabBudget, CollabPolicy, Context
+from typing_extensions import TypedDict
+
+from agentinfer_lg.context import (
+    DEFAULTS,
+    CollabBudget,
+    CollabPolicy,
+    Context,
+    knob_choices,
+    knob_range,
+)
 from agentinfer_lg.errors import CheckpointError, ConfigurationError
 from agentinfer_lg.settings import Tier
 
@@ -34,42 +43,56 @@ CollabEvent = Literal["stay", "escalate", "deescalate", "guardrail", "finish", "
 """What a step led to; `guardrail` is a return to the small model because a budget is spent."""
 
 
+class CollabKnobs(TypedDict, total=False):
+    """The knobs of `CollabSettings` as keyword arguments, for a signature that offers them: `**knobs: Unpack[CollabKnobs]`."""
+
+    policy: CollabPolicy
+    budget: CollabBudget
+    warmup_steps: int
+    static_budget: int
+    initial_budget: int
+    budget_slope: int
+    budget_ceiling: int
+    cooldown: int
+    max_large_steps: int
+    random_p: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollabSettings:
     """Policy and budgets of one controller (the planner and each seeker have their own).
 
+    Defaults, choices and limits are those of the knobs of `Context` with the same names; its descriptions say what each
+    knob does.
+
     Raises:
-        ConfigurationError: A number is out of range.
+        ConfigurationError: A number is out of range, or a policy or budget does not exist.
     """
 
-    policy: CollabPolicy = "agentcollab"
-    budget: CollabBudget = "cumulative"
-    warmup_steps: int = 1
+    policy: CollabPolicy = DEFAULTS.policy
+    budget: CollabBudget = DEFAULTS.budget
+    warmup_steps: int = DEFAULTS.warmup_steps
     """K_L; 0 starts on the small model."""
-    static_budget: int = 2
-    """B_L: large steps of a rescue, budget `static`."""
-    initial_budget: int = 2
-    """B0: large steps of the first rescue, budget `cumulative`."""
-    budget_slope: int = 2
-    """Large steps added per failed rescue in a row."""
-    budget_ceiling: int = 6
+    static_budget: int = DEFAULTS.static_budget
+    """B_L."""
+    initial_budget: int = DEFAULTS.initial_budget
+    """B0."""
+    budget_slope: int = DEFAULTS.budget_slope
+    budget_ceiling: int = DEFAULTS.budget_ceiling
     """B_max."""
-    cooldown: int = 1
+    cooldown: int = DEFAULTS.cooldown
     """Small steps right after a rescue whose FALSE starts no other one; 0 is Algorithm 1 to the letter."""
-    max_large_steps: int = 24
+    max_large_steps: int = DEFAULTS.max_large_steps
     """Large steps of this controller in all, warm-up included."""
-    random_p: float = 0.3
-    """Chance of the large model per step, policy `random`."""
-    seed: int = 0
+    random_p: float = DEFAULTS.random_p
+    seed: int = DEFAULTS.seed
     agent: str = ""
     """Mixed into the draws of the policy `random`, so that parallel agents do not draw alike."""
 
     def __post_init__(self) -> None:
-        for name in ("static_budget", "initial_budget", "budget_ceiling"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("warmup_steps", "budget_slope", "cooldown", "max_large_steps"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative")
-        _require(0.0 <= self.random_p <= 1.0, "random_p must be between 0 and 1")
+        for name in _KNOBS:
+            _check(name, getattr(self, name))
 
     @classmethod
     def from_context(
@@ -83,20 +106,13 @@ class CollabSettings:
             max_large_steps: Share of the run's large steps that this controller may use.
             agent: Name of the agent; only the policy `random` looks at it.
         """
-        return cls(
-            policy=ctx.policy,
-            budget=ctx.budget,
-            warmup_steps=warmup_steps,
-            static_budget=ctx.static_budget,
-            initial_budget=ctx.initial_budget,
-            budget_slope=ctx.budget_slope,
-            budget_ceiling=ctx.budget_ceiling,
-            cooldown=ctx.cooldown,
-            max_large_steps=max_large_steps,
-            random_p=ctx.random_p,
-            seed=ctx.seed,
-            agent=agent,
-        )
+        own = {"warmup_steps": warmup_steps, "max_large_steps": max_large_steps}
+        return cls(**{**{name: getattr(ctx, name) for name in _KNOBS}, **own}, agent=agent)
+
+
+_KNOBS = tuple(CollabKnobs.__annotations__)
+_SAME_RANGE = {"warmup_steps": "seeker_warmup_steps"}
+"""K_L of any controller may be 0, as that of a seeker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +192,7 @@ def advance(
     settings: CollabSettings,
     *,
     verdict: Verdict,
-    stall: str = "",
+    objection: str = "",
     tool_error: bool = False,
     final: bool = False,
 ) -> Transition:
@@ -188,7 +204,7 @@ def advance(
         verdict: Outcome of the check. `SKIPPED` counts as TRUE. `UNREADABLE` counts as TRUE on the small
             tier: it says nothing about progress, and a model that cannot write the block would always
             escalate. On the large tier it counts as FALSE: such a model leaves once its budget is spent.
-        stall: Objection of the external verifier; if not empty, the verdict is FALSE whatever the model said.
+        objection: What the verifier objects to; if not empty, the verdict is FALSE whatever the model said.
         tool_error: Whether a tool of the step failed; only the policy `escalate-on-tool-error` looks at it.
         final: Whether the step gave a final answer; the controller accepts it without judging it.
     """
@@ -203,8 +219,8 @@ def advance(
     if settings.policy == "large-planner-only":
         return Transition(state, "stay", "policy large-planner-only")
     if large:
-        return _large_step(state, settings, verdict, stall)
-    return _small_step(state, settings, verdict, stall)
+        return _large_step(state, settings, verdict, objection)
+    return _small_step(state, settings, verdict, objection)
 
 
 def _warm_up(state: CollabState, settings: CollabSettings) -> Transition:
@@ -218,17 +234,17 @@ def _warm_up(state: CollabState, settings: CollabSettings) -> Transition:
     return Transition(state, "stay", f"{state.warmup_left} warm-up steps left")
 
 
-def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, stall: str) -> Transition:
+def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, objection: str) -> Transition:
     resting = state.cooldown_left > 0
     state = replace(state, cooldown_left=max(0, state.cooldown_left - 1))
-    if verdict != "FALSE" and not stall:
-        return Transition(state, "stay", _reading(verdict, stall))
+    if verdict != "FALSE" and not objection:
+        return Transition(state, "stay", _reading(verdict, objection))
     if resting:
         return Transition(
-            state, "stay", f"{_reading(verdict, stall)}, but the last rescue has only just ended"
+            state, "stay", f"{_reading(verdict, objection)}, but the last rescue has only just ended"
         )
     if state.total_large >= settings.max_large_steps:
-        return Transition(state, "stay", f"{_reading(verdict, stall)}, but {_CAP}")
+        return Transition(state, "stay", f"{_reading(verdict, objection)}, but {_CAP}")
     state = replace(
         state,
         tier="large",
@@ -236,13 +252,13 @@ def _small_step(state: CollabState, settings: CollabSettings, verdict: Verdict, 
         rescue_budget=_rescue_budget(state.failed_rescues, settings),
         escalations=state.escalations + 1,
     )
-    return Transition(state, "escalate", _reading(verdict, stall))
+    return Transition(state, "escalate", _reading(verdict, objection))
 
 
-def _large_step(state: CollabState, settings: CollabSettings, verdict: Verdict, stall: str) -> Transition:
+def _large_step(state: CollabState, settings: CollabSettings, verdict: Verdict, objection: str) -> Transition:
     state = replace(state, rescue_steps=state.rescue_steps + 1)
-    reading = _reading(verdict, stall)
-    if verdict in ("TRUE", "SKIPPED") and not stall:
+    reading = _reading(verdict, objection)
+    if verdict in ("TRUE", "SKIPPED") and not objection:
         state = replace(_to_small(state), failed_rescues=0, cooldown_left=settings.cooldown)
         return Transition(state, "deescalate", reading)
     spent = state.rescue_steps >= state.rescue_budget
@@ -300,9 +316,9 @@ def _rescue_budget(failed: int, settings: CollabSettings) -> int:
     return min(settings.initial_budget + settings.budget_slope * failed, settings.budget_ceiling)
 
 
-def _reading(verdict: Verdict, stall: str) -> str:
-    if stall:
-        return f"verifier: {stall}"
+def _reading(verdict: Verdict, objection: str) -> str:
+    if objection:
+        return f"verifier: {objection}"
     return "no Progress Check" if verdict == "SKIPPED" else f"Progress Check {verdict}"
 
 
@@ -310,6 +326,20 @@ def _draw(settings: CollabSettings, step: int) -> float:
     """Uniform number in [0, 1), a function of seed, agent and step alone: a resumed run draws the same."""
     digest = hashlib.blake2b(f"{settings.seed}:{settings.agent}:{step}".encode(), digest_size=7).digest()
     return (int.from_bytes(digest, "big") >> 3) / 2.0**53
+
+
+def _check(name: str, value: Any) -> None:  # Any: the value of any knob
+    """Refuse what the knob `name` of `Context` refuses; how far its slider goes is no limit of the algorithm."""
+    knob = _SAME_RANGE.get(name, name)
+    choices = knob_choices(knob)
+    if choices:
+        _require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        return
+    low, high = knob_range(knob)
+    if isinstance(getattr(DEFAULTS, knob), float):
+        _require(low <= value <= high, f"{name} must be between {low:g} and {high:g}, got {value}")
+    else:
+        _require(value >= low, f"{name} must be at least {low:g}, got {value}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools.addresses import check_public
 from agentinfer_lg.tools.crawl import Crawler
 from agentinfer_lg.tools.local import LocalFolder
 from agentinfer_lg.tools.passages import best_passages, split_passages
+from agentinfer_lg.tools.providers import check_search, find_provider, make_provider
 from agentinfer_lg.tools.reader import Reader
 from agentinfer_lg.tools.search import Document, SearchHit, SearchProvider
 from agentinfer_lg.tools.tavily import TavilySearch
@@ -21,15 +21,8 @@ __all__ = (
     "TavilySearch",
     "best_passages",
     "check_public",
+    "check_search",
+    "find_provider",
     "make_provider",
     "split_passages",
 )
-
-
-def make_provider(settings: Settings) -> SearchProvider | None:
-    """Return the search that the settings ask for: the document folder, else the web with a key, else None."""
-    if settings.docs is not None:
-        return LocalFolder(settings.docs)
-    if settings.tavily_api_key.get_secret_value().strip():
-        return TavilySearch(settings.tavily_api_key)
-    return None

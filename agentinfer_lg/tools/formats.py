@@ -11,8 +11,9 @@ import io
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from agentinfer_lg.errors import ToolError
 
@@ -203,43 +204,48 @@ def pdf_text(
     Raises:
         ToolError: It is broken, locked by a password, or has no text (a scan).
     """
-    import pypdf
-
     deadline = time.monotonic() + seconds
     parts: list[str] = []
     size, broken = 0, 0
     with _quiet("pypdf"):
-        try:
-            reader = pypdf.PdfReader(io.BytesIO(data))
-            if reader.is_encrypted and not reader.decrypt(""):
-                msg = "it is locked by a password."
-                raise ToolError(msg)
-            count = len(reader.pages)
-            title = one_line(str(reader.metadata.title or "") if reader.metadata else "")
-        except ToolError:
-            raise
-        except Exception:  # pypdf lets all kinds of errors through on a broken file
-            msg = "it is not a readable PDF."
-            raise ToolError(msg) from None
-        for number in range(min(count, max_pages)):
+        pages, title = _open_pdf(data)
+        for number in range(min(len(pages), max_pages)):
             if size > max_characters or time.monotonic() > deadline:
                 break
             try:
-                text = reader.pages[number].extract_text()
+                parts.append(pages[number].extract_text())
             except Exception:  # one bad page does not spoil the others
                 broken += 1
-                text = ""
-            parts.append(text)
-            size += len(text)
+                parts.append("")
+            size += len(parts[-1])
     text = clean_text("\n\n".join(parts))
     if not text:
         msg = "it is not a readable PDF." if broken else "it has no text in it (a scan?)."
         raise ToolError(msg)
-    return (
-        ("" if title.lower().startswith(_JUNK_TITLES) else title),
-        text[:max_characters],
-        len(parts) < count or len(text) > max_characters,
-    )
+    return title, text[:max_characters], len(parts) < len(pages) or len(text) > max_characters
+
+
+def _open_pdf(data: bytes) -> tuple[Sequence[Any], str]:  # Any: pypdf is imported lazily
+    """Return the pages, and the title if it is one.
+
+    Raises:
+        ToolError: It is broken, or locked by a password.
+    """
+    import pypdf
+
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        locked = reader.is_encrypted and not reader.decrypt("")
+        pages: Sequence[Any] = () if locked else reader.pages
+        len(pages)  # reads the tree of pages
+        title = one_line(str(reader.metadata.title or "") if not locked and reader.metadata else "")
+    except Exception:  # pypdf lets all kinds of errors through on a broken file
+        msg = "it is not a readable PDF."
+        raise ToolError(msg) from None
+    if locked:
+        msg = "it is locked by a password."
+        raise ToolError(msg)
+    return pages, "" if title.lower().startswith(_JUNK_TITLES) else title
 
 
 @contextmanager

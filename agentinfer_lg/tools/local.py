@@ -20,11 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from agentinfer_lg.errors import AgentInferError, ToolError, UserInputError
+from agentinfer_lg.errors import AgentInferError, ConfigurationError, ToolError, UserInputError
+from agentinfer_lg.settings import Settings
 from agentinfer_lg.text import clip, content_terms, detect_language, sentence_spans, terms, word_runs
 from agentinfer_lg.tools.formats import clean_text, decode_text, html_text, markdown_title, pdf_text
 from agentinfer_lg.tools.passages import passage_spans
-from agentinfer_lg.tools.search import Document, SearchHit
+from agentinfer_lg.tools.search import Document, ProviderEntry, SearchCheck, SearchHit
 
 T = TypeVar("T")
 
@@ -458,3 +459,30 @@ def _fetch(connection: sqlite3.Connection, uri: str, max_bytes: int) -> Document
         text = data[:max_bytes].decode(errors="ignore")
         return Document(uri=uri, title=title, text=text, truncated=bool(truncated) or cut)
     return None
+
+
+def _make(settings: Settings) -> LocalFolder:
+    if settings.docs is None:
+        msg = "AGENTINFER_DOCS names no folder of documents."
+        raise ConfigurationError(msg)
+    return LocalFolder(settings.docs)
+
+
+async def _check(settings: Settings) -> SearchCheck:
+    folder = _make(settings)
+    try:
+        documents = await folder.check()
+    finally:
+        await folder.aclose()
+    found, skipped = f"{documents} documents in {settings.docs}", folder.skipped
+    if skipped:
+        return SearchCheck(detail=f"{found}; {len(skipped)} left out, such as: {skipped[0]}", warning=True)
+    return SearchCheck(detail=found)
+
+
+ENTRY = ProviderEntry(
+    needs="AGENTINFER_DOCS (or pass --docs) to a folder of documents",
+    configured=lambda settings: settings.docs is not None,
+    make=_make,
+    check=_check,
+)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from agentinfer_lg.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,3 +73,27 @@ class SearchProvider(Protocol):
             ToolError: It is one, but cannot be read.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchCheck:
+    """What a trial of a provider showed."""
+
+    detail: str
+    """A sentence, without a full stop."""
+    warning: bool = False
+    """Whether it works, but not as the user may expect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderEntry:
+    """How a provider is chosen, made and checked: its line in `agentinfer_lg.tools.providers`."""
+
+    needs: str
+    """What to set, as it goes on after "Set ": the variable, and what it is for."""
+    configured: Callable[[Settings], bool]
+    """Whether the settings ask for it."""
+    make: Callable[[Settings], SearchProvider]
+    """Make it from settings that ask for it."""
+    check: Callable[[Settings], Awaitable[SearchCheck]]
+    """Try it with one real call, for `agentinfer doctor`; raises an `AgentInferError` where it does not work."""

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from agentinfer_lg.errors import ToolError
+from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools.formats import clean_text, one_line
-from agentinfer_lg.tools.search import Document, SearchHit
+from agentinfer_lg.tools.search import Document, ProviderEntry, SearchCheck, SearchHit
 
 _CONCURRENCY = 4
 _MAX_QUERY_CHARACTERS = 400
@@ -135,3 +136,20 @@ def _hits(answer: object) -> list[SearchHit]:
             score=float(score) if isinstance(score, int | float) else 0.0,
         )
     return list(hits.values())
+
+
+def _make(settings: Settings) -> TavilySearch:
+    return TavilySearch(settings.tavily_api_key)
+
+
+async def _check(settings: Settings) -> SearchCheck:
+    hits = await _make(settings).search(["lighthouse"], limit=1)
+    return SearchCheck(detail=f"the web search answered with {sum(map(len, hits))} result")
+
+
+ENTRY = ProviderEntry(
+    needs="TAVILY_API_KEY for web search",
+    configured=lambda settings: bool(settings.tavily_api_key.get_secret_value().strip()),
+    make=_make,
+    check=_check,
+)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fake_openai import FakeOpenAI
 from support.run_cli import ROOT, CommandLine
 
-from agentinfer_lg.cli import main
+from agentinfer_lg.cli import main, research
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.cli.options import build_context, load_settings, parse_assignments
 from agentinfer_lg.cli.research import _ask
@@ -160,6 +161,13 @@ def test_any_knob_can_be_set() -> None:
     assert build_context(parse_assignments(texts)) == Context()
     knobs = parse_assignments(["max-turns=7", "verifier=false", "language=zh"])
     assert build_context({"max_turns": 3}, knobs) == Context(max_turns=7, verifier=False, language="zh")
+
+
+def test_a_flag_of_a_knob_has_its_name_and_every_flag_among_the_knobs_is_one() -> None:
+    command = typer.main.get_group(research.app).commands["research"]
+    shown = {one.name for one in command.params if getattr(one, "rich_help_panel", None) == "Knobs"}
+    named = {one.name for one in command.params if one.name in Context.model_fields}
+    assert shown == named | {"assignments"}
 
 
 def test_flags_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from agentinfer_lg.collab.controller import (
+    CollabKnobs,
     CollabSettings,
     CollabState,
     Transition,
@@ -28,7 +30,7 @@ STEPS = st.lists(
     st.fixed_dictionaries(
         {
             "verdict": VERDICTS,
-            "stall": st.sampled_from(["", "", "", "repeat: search made 3 times"]),
+            "objection": st.sampled_from(["", "", "", "repeat: search made 3 times"]),
             "tool_error": st.booleans(),
         }
     ),
@@ -159,15 +161,15 @@ def test_an_early_final_answer_ends_the_warm_up() -> None:
 
 def test_a_final_answer_is_not_judged() -> None:
     settings = CollabSettings(warmup_steps=0)
-    assert advance(start(settings), settings, verdict="FALSE", stall="x", final=True).event == "finish"
+    assert advance(start(settings), settings, verdict="FALSE", objection="x", final=True).event == "finish"
 
 
 def test_the_verifier_overrules_the_model() -> None:
     settings = CollabSettings(warmup_steps=0)
-    transition = advance(start(settings), settings, verdict="TRUE", stall="no new evidence for 2 rounds")
+    transition = advance(start(settings), settings, verdict="TRUE", objection="no new evidence for 2 rounds")
     assert transition.event == "escalate"
     assert "no new evidence" in transition.cause
-    objected = advance(transition.state, settings, verdict="TRUE", stall="no new evidence for 3 rounds")
+    objected = advance(transition.state, settings, verdict="TRUE", objection="no new evidence for 3 rounds")
     assert objected.event == "stay"
     assert objected.state.tier == "large"
 
@@ -182,7 +184,7 @@ def test_unreadable_keeps_the_small_model_and_spends_the_rescue_budget() -> None
 
 def test_unreadable_with_an_objection_escalates() -> None:
     settings = CollabSettings(warmup_steps=0)
-    assert advance(start(settings), settings, verdict="UNREADABLE", stall="repeat").event == "escalate"
+    assert advance(start(settings), settings, verdict="UNREADABLE", objection="repeat").event == "escalate"
 
 
 def test_skipped_ends_a_rescue_like_true() -> None:
@@ -327,11 +329,26 @@ def test_unknown_keys_of_a_saved_state_are_ignored() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"static_budget": 0}, {"budget_ceiling": 0}, {"cooldown": -1}, {"random_p": 1.5}, {"warmup_steps": -1}],
+    [
+        {"static_budget": 0},
+        {"budget_ceiling": 0},
+        {"cooldown": -1},
+        {"random_p": 1.5},
+        {"random_p": float("nan")},
+        {"warmup_steps": -1},
+        {"policy": "always"},
+        {"budget": "dynamic"},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         CollabSettings(**wrong)
+
+
+def test_the_end_of_a_slider_is_no_limit_of_the_controller() -> None:
+    assert CollabSettings(static_budget=50, warmup_steps=9).static_budget == 50
+    with pytest.raises(ValidationError):
+        Context(static_budget=50)
 
 
 def test_settings_come_from_the_context() -> None:
@@ -354,3 +371,22 @@ def test_only_the_self_checking_policy_needs_checks() -> None:
     wants = {policy: needs_check(CollabSettings(policy=policy)) for policy in get_args(CollabPolicy)}
     assert [policy for policy, wanted in wants.items() if wanted] == ["agentcollab"]
     assert not needs_check(CollabSettings(max_large_steps=0))
+
+
+def test_a_knob_is_the_same_here_as_in_the_context_and_as_a_keyword() -> None:
+    """Three declarations that the type checker needs; a new knob that one of them lacks fails here."""
+    hints, keywords = get_type_hints(CollabSettings), get_type_hints(CollabKnobs)
+    assert keywords == {name: kind for name, kind in hints.items() if name != "agent"}
+    for name, kind in keywords.items():
+        assert Context.model_fields[name].annotation == kind
+        assert getattr(CollabSettings(), name) == getattr(Context(), name)
+
+
+@given(values=st.dictionaries(st.sampled_from(sorted(get_type_hints(CollabKnobs))), st.integers(-3, 30)))
+def test_what_the_context_accepts_the_controller_accepts(values: dict[str, Any]) -> None:
+    try:
+        context = Context(**values)
+    except ValidationError:
+        return
+    settings = CollabSettings.from_context(context, warmup_steps=0, max_large_steps=context.max_large_steps)
+    assert settings.static_budget == context.static_budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import re
 import subprocess
@@ -26,7 +27,7 @@ from langgraph.store.memory import InMemoryStore
 from pydantic import SecretStr
 from support.fake_openai import FakeOpenAI, Recorded, Reply, content_text, render_prompt
 
-from agentinfer_lg import ConfigurationError
+from agentinfer_lg import ConfigurationError, Context
 from agentinfer_lg.llm.affinity import session_rank
 from agentinfer_lg.middleware import DistillationMiddleware, EscalationMiddleware
 from agentinfer_lg.middleware.background import BACKGROUND
@@ -147,6 +148,27 @@ def _no_background() -> Iterator[None]:
 def escalating(server: FakeOpenAI, **options: Any) -> EscalationMiddleware:
     settings: dict[str, Any] = {"warmup_steps": 0, "verifier": False, "hints": "off"}
     return EscalationMiddleware(large=model(server, "fake-large"), **{**settings, **options})
+
+
+def test_the_signature_names_every_knob_with_its_default() -> None:
+    shown = inspect.signature(EscalationMiddleware).parameters
+    assert all(one.kind is inspect.Parameter.KEYWORD_ONLY for one in shown.values())
+    defaults = {name: one.default for name, one in shown.items() if name in Context.model_fields}
+    assert len(defaults) == 14
+    assert defaults == {name: getattr(Context(), name) for name in defaults}
+
+
+def test_distillation_has_the_defaults_of_the_knobs_with_the_same_names() -> None:
+    shown = inspect.signature(DistillationMiddleware).parameters
+    same = set(shown) & set(Context.model_fields) - {"max_turns"}  # here the agent may have no limit
+    assert len(same) == 8
+    assert {name: shown[name].default for name in same} == {name: getattr(Context(), name) for name in same}
+
+
+@pytest.mark.parametrize("wrong", [{"cool_down": 1}, {"agent": "planner"}])
+def test_a_keyword_that_is_no_knob_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(wrong))):
+        EscalationMiddleware(large=ChatOpenAI(model="m", api_key=SecretStr("none")), **wrong)
 
 
 @pytest.mark.parametrize("mode", MODES)

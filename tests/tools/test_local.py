@@ -11,11 +11,9 @@ import pypdf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from agentinfer_lg.errors import ToolError, UserInputError
-from agentinfer_lg.settings import Settings
-from agentinfer_lg.tools import LocalFolder, SearchProvider, TavilySearch, make_provider
+from agentinfer_lg.tools import LocalFolder, SearchProvider
 from agentinfer_lg.tools import local as local_module
 
 
@@ -390,13 +388,3 @@ async def test_character_sets(tmp_path: Path, text: str, encoding: str) -> None:
     document = await LocalFolder(tmp_path).fetch("a.txt", timeout=60, max_bytes=1000)
     assert document is not None
     assert document.text == text
-
-
-def test_make_provider(folder: Path) -> None:
-    def configured(**values: object) -> Settings:
-        return Settings(_env_file=None, **{"tavily_api_key": SecretStr(""), "docs": None, **values})  # type: ignore[arg-type]
-
-    assert isinstance(make_provider(configured(docs=folder)), LocalFolder)
-    assert isinstance(make_provider(configured(docs=folder, tavily_api_key=SecretStr("k"))), LocalFolder)
-    assert isinstance(make_provider(configured(tavily_api_key=SecretStr("k"))), TavilySearch)
-    assert make_provider(configured()) is None

@@ -49,6 +49,7 @@ def check_ready(options: RunOptions, *, web: bool = False) -> None:
         ConfigurationError: No endpoint is configured, or the web cannot be searched.
     """
     from agentinfer_lg.cli.options import load_settings
+    from agentinfer_lg.tools import find_provider
 
     settings = load_settings()
     if not any(flag.partition("=")[0] in ("--small-url", "--large-url") for flag in options.flags):
@@ -61,9 +62,7 @@ def check_ready(options: RunOptions, *, web: bool = False) -> None:
             "Unset it, or pass --docs FOLDER to research a folder."
         )
         raise ConfigurationError(msg)
-    if not settings.tavily_api_key.get_secret_value().strip():
-        msg = "There is nothing to search. Set TAVILY_API_KEY to search the web, or pass --docs FOLDER."
-        raise ConfigurationError(msg)
+    find_provider(settings)
 
 
 def run_and_report(

@@ -18,8 +18,8 @@ MAX_SIMILAR = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamConfig:
-    """Settings that an operator may change; all are plain scalars."""
+class DraftSettings:
+    """What to draft from, and how far."""
 
     mode: Mode = "calibrated"
     max_draft: int = 16
@@ -32,6 +32,23 @@ class SamConfig:
     """Whether drafts may come from finished sessions."""
     top_k: int = 0
     """Number of similar sessions that are an extra source."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
+            msg = f"AgentSAM drafts 1 to {MAX_DRAFT_LIMIT} tokens per step, got max_draft={self.max_draft}"
+            raise ConfigurationError(msg)
+        if self.marginal_cost is not None and not 0 <= self.marginal_cost <= 100:
+            msg = f"marginal_cost is a share of a step, 0 or more, got {self.marginal_cost}"
+            raise ConfigurationError(msg)
+        if not 0 <= self.top_k <= MAX_SIMILAR:
+            msg = f"AgentSAM drafts from at most {MAX_SIMILAR} similar sessions, got top_k={self.top_k}"
+            raise ConfigurationError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamConfig(DraftSettings):
+    """Settings that an operator may change; all are plain scalars."""
+
     embeddings_url: str = ""
     """OpenAI-compatible endpoint that tells which sessions are similar; empty: min-hashes do, built in."""
     embeddings_model: str = ""
@@ -44,15 +61,7 @@ class SamConfig:
     """Age in days at which a finished session is forgotten."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
-            msg = f"AgentSAM drafts 1 to {MAX_DRAFT_LIMIT} tokens per step, got max_draft={self.max_draft}"
-            raise ConfigurationError(msg)
-        if self.marginal_cost is not None and not 0 <= self.marginal_cost <= 100:
-            msg = f"marginal_cost is a share of a step, 0 or more, got {self.marginal_cost}"
-            raise ConfigurationError(msg)
-        if not 0 <= self.top_k <= MAX_SIMILAR:
-            msg = f"AgentSAM drafts from at most {MAX_SIMILAR} similar sessions, got top_k={self.top_k}"
-            raise ConfigurationError(msg)
+        DraftSettings.__post_init__(self)
         if bool(self.embeddings_url) != bool(self.embeddings_model):
             msg = "embeddings_url and embeddings_model belong together: give both or none"
             raise ConfigurationError(msg)

@@ -75,7 +75,8 @@ class _Arctic:
 
 class _Ours:
     def __init__(self, k: int) -> None:
-        from agentinfer_lg.serving.sam.draft.drafter import Drafter, DrafterOptions
+        from agentinfer_lg.serving.sam.draft.drafter import Drafter
+        from agentinfer_lg.serving.sam.draft.options import DrafterOptions
 
         self._drafter = Drafter(DrafterOptions(max_draft=k, marginal_cost=0.03), background=False)
 

@@ -27,7 +27,12 @@ class SamFlags(StudyFlags):
     sets: Annotated[
         str, typer.Option(help="Sets to replay, separated by commas; or folders of chats as JSON.")
     ] = "tau-airline,tau-retail,webdancer,who-and-when"
-    drafters: Annotated[str, typer.Option(help="Drafters, separated by commas; default: all.")] = ""
+    drafters: Annotated[
+        str,
+        typer.Option(
+            help="Drafters, separated by commas; default: all. arctic-grid: the rival at every setting it is tuned over."
+        ),
+    ] = ""
     k: Annotated[
         str, typer.Option("--k", help="Most drafted tokens per step; several, separated by commas.")
     ] = "3,8,16,32"
@@ -71,6 +76,7 @@ def sam(flags: SamFlags) -> None:
     What a model wrote is taken as the truth, and a draft counts as far as it agrees (greedy verification).
     """
     try:
+        from agentinfer_lg.evals.sam.replay.drafters import GRID
         from agentinfer_lg.evals.sam.replay.run import (
             DEFAULT_DRAFTERS,
             Comparison,
@@ -83,7 +89,7 @@ def sam(flags: SamFlags) -> None:
         raise UserInputError(msg) from error
     comparison = Comparison(
         sets=_names(flags.sets),
-        drafters=_names(flags.drafters) or DEFAULT_DRAFTERS,
+        drafters=_drafters(flags.drafters) or DEFAULT_DRAFTERS,
         k=_numbers("--k", flags.k),
         half=flags.half,
         history=flags.history,
@@ -98,7 +104,8 @@ def sam(flags: SamFlags) -> None:
     with planned_progress() as (on_plan, on_session):
         rows = list(compare(comparison, on_plan=on_plan, on_session=on_session))
         batch_rows = list(measure_batches(comparison, sizes, on_session=on_session))
-    typer.echo("\n".join([*_table(rows, comparison), *_batch_table(batch_rows)]))
+    best = _best(rows) if GRID in _names(flags.drafters) else []
+    typer.echo("\n".join([*_table(rows, comparison), *best, *_batch_table(batch_rows)]))
     result = {
         "rows": rows,
         "batches": batch_rows,
@@ -106,6 +113,19 @@ def sam(flags: SamFlags) -> None:
         "versions": versions(),
     }
     flags.write(result)
+
+
+def _drafters(text: str) -> tuple[str, ...]:
+    from agentinfer_lg.evals.sam.replay.drafters import GRID, arctic_grid
+
+    return tuple(each for name in _names(text) for each in (arctic_grid() if name == GRID else (name,)))
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> list[str]:
+    from agentinfer_lg.evals.sam.replay.run import best_by_cost
+
+    best = best_by_cost(rows)
+    return ["", "Best on average: " + ", ".join(f"{name} at c={cost}" for cost, name in best.items())]
 
 
 def _names(text: str) -> tuple[str, ...]:

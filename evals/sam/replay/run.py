@@ -8,13 +8,14 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.datasets.trajectories import SETS, Half, Session, load_sessions, tokenizer_file
 from agentinfer_lg.evals.sam.replay.batches import BATCH_DRAFTERS, measure
 from agentinfer_lg.evals.sam.replay.drafters import make_drafter, missing_package
-from agentinfer_lg.evals.sam.replay.figures import Score, replay, speedup_ratio
+from agentinfer_lg.evals.sam.replay.figures import COSTS, Score, replay, speedup_ratio
 
 History = Literal["own", "foreign", "both"]
 """Finished sessions that a drafter may know: earlier ones of the same set; all of the other sets; both."""
@@ -115,6 +116,18 @@ def compare(
                     on_session=lambda run=run: on_session(run),  # type: ignore[misc]
                 )
             yield from _rows(comparison, name, k, scores)
+
+
+def best_by_cost(rows: Sequence[Row]) -> dict[float, str]:
+    """Return for each marginal cost the drafter whose speed-up, averaged over sets and numbers of drafted tokens, is highest."""
+    found: dict[float, str] = {}
+    for cost in COSTS:
+        name = f"speedup_at_{str(cost).replace('.', '_')}"
+        speedups: dict[str, list[float]] = {}
+        for row in rows:
+            speedups.setdefault(str(row["drafter"]), []).append(float(row[name]))
+        found[cost] = max(speedups, key=lambda drafter: fmean(speedups[drafter]))
+    return found
 
 
 def measure_batches(

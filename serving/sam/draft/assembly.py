@@ -15,7 +15,8 @@ from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sam.config import SamConfig
 
 if TYPE_CHECKING:
-    from agentinfer_lg.serving.sam.draft.drafter import Drafter, DrafterStats
+    from agentinfer_lg.serving.sam.draft.drafter import Drafter
+    from agentinfer_lg.serving.sam.draft.stats import DrafterStats
     from agentinfer_lg.serving.sam.index.memory import SessionMemory
     from agentinfer_lg.serving.sam.index.retrieval import SessionIndex
 
@@ -37,17 +38,10 @@ def make_drafter(config: SamConfig, model: Any) -> Drafter:
         config: Settings.
         model: vLLM's model configuration.
     """
-    from agentinfer_lg.serving.sam.draft.drafter import Drafter, DrafterOptions
+    from agentinfer_lg.serving.sam.draft.drafter import Drafter
+    from agentinfer_lg.serving.sam.draft.options import DrafterOptions
 
-    options = DrafterOptions(
-        mode=config.mode,
-        max_draft=config.max_draft,
-        marginal_cost=config.marginal_cost,
-        own=config.own,
-        history=config.history,
-        top_k=config.top_k,
-        history_tokens=min(config.memory_tokens, DrafterOptions().history_tokens),
-    )
+    options = DrafterOptions.of(config, memory_tokens=config.memory_tokens)
     _warm_up(Drafter(options, background=False))
     return Drafter(options, memory=_open_memory(config, model), make_index=_index_maker(config, model))
 

@@ -13,25 +13,26 @@ a measured price of verification; `mode="paper"` drafts the paper's way.
 
 from __future__ import annotations
 
-import collections
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
-from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.serving.sam.config import MAX_DRAFT_LIMIT, MAX_SIMILAR
 from agentinfer_lg.serving.sam.draft.acceptance import KINDS, AcceptanceModel
 from agentinfer_lg.serving.sam.draft.cost import DraftRate, VerificationCost
+from agentinfer_lg.serving.sam.draft.options import DrafterOptions
+from agentinfer_lg.serving.sam.draft.request import DraftedRequest
+from agentinfer_lg.serving.sam.draft.session_ends import SessionEnds
+from agentinfer_lg.serving.sam.draft.stats import DrafterStats, SourceStats
 from agentinfer_lg.serving.sam.draft.step import HISTORY, OUTPUTS, OWN, SIMILAR, Rows, step
-from agentinfer_lg.serving.sam.index.automaton import ROOT, SuffixAutomaton
+from agentinfer_lg.serving.sam.index.automaton import SuffixAutomaton
 from agentinfer_lg.serving.sam.index.builder import Builder
-from agentinfer_lg.serving.sam.index.history import Generations, History, StepLock
-from agentinfer_lg.serving.sam.index.live import LiveSession, LiveSessions
+from agentinfer_lg.serving.sam.index.histories import Histories
+from agentinfer_lg.serving.sam.index.history import StepLock
+from agentinfer_lg.serving.sam.index.live import LiveSessions
 from agentinfer_lg.serving.sam.index.memory import SessionMemory
 from agentinfer_lg.serving.sam.index.retrieval import MinHashIndex, SessionIndex
 from agentinfer_lg.serving.sam.index.similar import SimilarSessions
@@ -41,132 +42,6 @@ _MATCH_TOKENS: Final = 256
 """Longest match looked for at the start of a request."""
 _QUERY_TOKENS: Final = 4096
 _SOURCE_NAMES: Final[tuple[Source, ...]] = ("own", "history", "outputs", "similar")
-_PIECE: Final = 4096
-_OVERLAP: Final = 64
-_OUTPUTS_PREFIX: Final = "o:"
-_SESSION_PREFIX: Final = "s:"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterOptions:
-    """What to draft from, how far, and how much to remember."""
-
-    mode: Literal["calibrated", "paper"] = "calibrated"
-    """`paper`: own session and similar ones as if merged, `paper_draft` tokens, hard limits on context and batch."""
-    max_draft: int = 16
-    """Most tokens drafted per request and step."""
-    marginal_cost: float | None = None
-    """What verifying one more token of each request adds to a step, as a share of it; None: measured."""
-    own: bool = True
-    """Draft from the session itself."""
-    history: bool = True
-    """Draft from the text of finished sessions and from the outputs of all."""
-    top_k: int = 0
-    """Similar finished sessions to draft from besides, at most 8."""
-    history_tokens: int = 10_000_000
-    """Most tokens in the automata of the history, all tenants together; about 65 bytes each."""
-    live_tokens: int = 10_000_000
-    """Most tokens in the automata of sessions that go on."""
-    similar_sessions: int = 10_000
-    """Most finished sessions to choose similar ones from, in at most `history_tokens` tokens."""
-    idle_seconds: float = 600.0
-    """A session without a request for so long is taken for finished."""
-    save_seconds: float = 5.0
-    """A session without a request for so long is written to memory, though it may go on."""
-    paper_draft: int = 3
-    paper_max_context: int = 131_072
-    paper_max_batch: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_draft <= MAX_DRAFT_LIMIT:
-            msg = f"max_draft must be between 1 and {MAX_DRAFT_LIMIT} tokens, got {self.max_draft}"
-            raise ConfigurationError(msg)
-        if not 0 <= self.top_k <= MAX_SIMILAR:
-            msg = f"top_k must be between 0 and {MAX_SIMILAR} sessions, got {self.top_k}"
-            raise ConfigurationError(msg)
-        if self.marginal_cost is not None and not 0 <= self.marginal_cost <= 100:
-            msg = f"marginal_cost is a share of a step, 0 or more, got {self.marginal_cost}"
-            raise ConfigurationError(msg)
-        for name in ("history_tokens", "live_tokens", "similar_sessions", "idle_seconds", "save_seconds"):
-            if getattr(self, name) < 0:
-                msg = f"{name} must not be negative, got {getattr(self, name)}"
-                raise ConfigurationError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceStats:
-    """Tokens of one kind of source."""
-
-    drafted: int
-    accepted: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterStats:
-    """Counters since the start, and what is held now."""
-
-    passes: int
-    """Decode passes: steps of a request after its first token."""
-    emitted: int
-    """Tokens that came out of them; emitted / passes is the paper's OTE."""
-    drafts: int
-    """Drafts that were not empty."""
-    sources: dict[Source, SourceStats]
-    unready: int
-    """Passes without a draft because the automaton was still being built."""
-    backlog: int
-    """Background jobs not done."""
-    backlog_tokens: int
-    """Tokens of the prompts among them."""
-    failures: int
-    """Background jobs that failed."""
-    build_seconds: float
-    """Time spent on building automata, in the background."""
-    built_tokens: int
-    live_sessions: int
-    live_tokens: int
-    history_tokens: int
-    bytes: int
-    """Of all automata and contexts."""
-    marginal_cost: dict[int, float]
-    """Measured cost of verification by batch size (a power of two)."""
-
-    @property
-    def drafted(self) -> int:
-        """Drafted tokens."""
-        return sum(source.drafted for source in self.sources.values())
-
-    @property
-    def accepted(self) -> int:
-        """Drafted tokens that were right."""
-        return sum(source.accepted for source in self.sources.values())
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request between `start` and `finish`."""
-
-    name: str
-    prompt: IntArray
-    hints: SessionHints
-    outputs: list[int] = field(default_factory=list)
-    pending: list[int] = field(default_factory=list)
-    """Verified tokens that wait for the automaton."""
-    row: int = -1
-    """Row in the step's arrays; -1 while the automaton is being built."""
-    live: LiveSession | None = None
-    tip: int = ROOT
-    automata: list[SuffixAutomaton] = field(default_factory=list)
-    """Keeps alive what the row points to."""
-    _over: bool = False
-
-    def end(self) -> None:
-        """Tell the background thread that the request is over."""
-        self._over = True
-
-    def is_over(self) -> bool:
-        """Return whether the request is over; another thread may end it at any time."""
-        return self._over
 
 
 class Drafter:
@@ -189,7 +64,6 @@ class Drafter:
             background: With False everything is built at once, by the calls themselves.
         """
         self.options = options or DrafterOptions()
-        self._memory = memory
         self.make_index = make_index
         """Makes the index of similar sessions for a tenant."""
         self._lock = StepLock()
@@ -198,22 +72,28 @@ class Drafter:
         self._model = AcceptanceModel()
         self._cost = VerificationCost(self.options.marginal_cost)
         self._rate = DraftRate()
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, DraftedRequest] = {}
         self._live = LiveSessions()
-        self._histories: dict[str, History] = {}
-        self._inserted: collections.OrderedDict[tuple[str, str], int] = collections.OrderedDict()
+        self._histories = Histories(tokens=self.options.history_tokens, lock=self._lock)
         self._similar = SimilarSessions(
             make_index, sessions=self.options.similar_sessions, tokens=self.options.history_tokens
         )
-        self._uses_history = self.options.history and self.options.mode == "calibrated"
         self._counts = np.zeros((KINDS, 2), np.int64)
         self._passes = self._emitted = self._drafts = self._unready = 0
         self._build_seconds, self._built_tokens = 0.0, 0
         # Each is written by one thread only: what waits is the difference.
         self._queued_tokens = self._dequeued_tokens = 0
-        self._builder = Builder(background=background, idle=self._tidy)
-        if memory is not None and self._uses_history:
-            self._builder.submit_slow(self._remember(memory))
+        self._ends = SessionEnds(
+            self.options,
+            live=self._live,
+            histories=self._histories,
+            similar=self._similar,
+            memory=memory,
+            submit_slow=lambda work: self._builder.submit_slow(work),
+        )
+        self._builder = Builder(background=background, idle=self._ends.tidy)
+        if memory is not None and self.options.uses_history:
+            self._builder.submit_slow(self._ends.remember(memory))
 
     def start(self, request: str, prompt: IntArray, *, hints: SessionHints | None = None) -> None:
         """Begin a request; its automaton is brought up to date in the background.
@@ -225,7 +105,7 @@ class Drafter:
         """
         if request in self._requests:
             self.finish(request)
-        begun = _Request(request, np.array(prompt, np.int32), hints or SessionHints())
+        begun = DraftedRequest(request, np.array(prompt, np.int32), hints or SessionHints())
         self._requests[request] = begun
         self._queued_tokens += len(begun.prompt)
         self._builder.submit(lambda: self._build(begun))
@@ -248,7 +128,7 @@ class Drafter:
             One draft for each request, perhaps empty; empty for unknown requests.
         """
         drafts: list[list[int]] = [[] for _ in requests]
-        full: list[_Request] = []
+        full: list[DraftedRequest] = []
         drafted = 0
         with self._lock:
             active = self._take_in(requests, verified)
@@ -310,11 +190,10 @@ class Drafter:
 
     def end_idle(self, *, seconds: float = 0.0) -> None:
         """End the sessions that have been without a request for `seconds`; they join the history."""
-        self._builder.submit(partial(self._end_idle, seconds))
+        self._builder.submit(partial(self._ends.end_idle, seconds))
 
     def stats(self) -> DrafterStats:
         """Return counters and sizes; cheap enough for every second."""
-        histories = tuple(self._histories.values())
         return DrafterStats(
             passes=self._passes,
             emitted=self._emitted,
@@ -327,12 +206,12 @@ class Drafter:
             backlog=self._builder.waiting,
             backlog_tokens=self._queued_tokens - self._dequeued_tokens,
             failures=self._builder.failures,
-            build_seconds=self._build_seconds,
-            built_tokens=self._built_tokens,
+            build_seconds=self._build_seconds + self._histories.build_seconds,
+            built_tokens=self._built_tokens + self._histories.built_tokens,
             live_sessions=len(self._live),
             live_tokens=self._live.tokens,
-            history_tokens=sum(history.tokens for history in histories),
-            bytes=self._live.nbytes + sum(history.nbytes for history in histories) + self._similar.nbytes,
+            history_tokens=self._histories.tokens,
+            bytes=self._live.nbytes + self._histories.nbytes + self._similar.nbytes,
             marginal_cost=self._cost.measured(),
         )
 
@@ -344,14 +223,14 @@ class Drafter:
         """Write unsaved sessions to memory and stop; harmless when repeated."""
         for request in tuple(self._requests):
             self.finish(request)
-        self._builder.submit(self._save_all)
+        self._builder.submit(self._ends.save_all)
         self._builder.close()
 
     # The decode path; `_lock` is held.
 
     def _take_in(
         self, requests: Sequence[str], verified: Sequence[Sequence[int]]
-    ) -> list[tuple[int, _Request]]:
+    ) -> list[tuple[int, DraftedRequest]]:
         """Count the emitted tokens, and return places and requests of those that can be drafted for."""
         active = []
         for index, name in enumerate(requests):
@@ -387,26 +266,26 @@ class Drafter:
             return min(3, options.max_draft), 0.1
         return options.max_draft, self._rate.threshold(cost)
 
-    def _set_back(self, request: _Request, left: Sequence[int]) -> None:
+    def _set_back(self, request: DraftedRequest, left: Sequence[int]) -> None:
         """The automaton is full: take the request out until it has grown, in the background."""
         request.tip = int(self._rows.matches[request.row, OWN, 1])
         request.pending = list(left)
         self._release(request)
 
-    def _release(self, request: _Request) -> None:
+    def _release(self, request: DraftedRequest) -> None:
         self._rows.clear(request.row)
         self._free.append(request.row)
         request.row = -1
 
     # The background thread.
 
-    def _build(self, request: _Request) -> None:
+    def _build(self, request: DraftedRequest) -> None:
         """Bring the automaton of the request's session up to date, and let it draft."""
         began = time.perf_counter()
         self._dequeued_tokens += len(request.prompt)
         hints = request.hints
         live = self._live.find(request.prompt, tenant=hints.tenant, name=hints.session_id)
-        if not self._has_room(len(request.prompt), keep=live):
+        if not self._ends.make_room(len(request.prompt), keep=live):
             return
         live.running = True
         request.live = live
@@ -417,7 +296,7 @@ class Drafter:
         self._build_seconds += time.perf_counter() - began
         self._resume(request)
 
-    def _resume(self, request: _Request) -> None:
+    def _resume(self, request: DraftedRequest) -> None:
         """Add the tokens that came in meanwhile, and publish the request to the decode path."""
         live = request.live
         if live is None or request.is_over():
@@ -448,7 +327,7 @@ class Drafter:
 
     def _publish(
         self,
-        request: _Request,
+        request: DraftedRequest,
         sources: list[tuple[int, SuffixAutomaton, float]],
         matches: list[tuple[int, int]],
     ) -> None:
@@ -466,12 +345,12 @@ class Drafter:
         request.automata = [automaton for _, automaton, _ in sources]
         request.row = row
 
-    def _sources(self, request: _Request) -> list[tuple[int, SuffixAutomaton, float]]:
+    def _sources(self, request: DraftedRequest) -> list[tuple[int, SuffixAutomaton, float]]:
         """Return place, automaton and weight of each source but the own session."""
         found: list[tuple[int, SuffixAutomaton, float]] = []
         tenant = request.hints.tenant
-        if self._uses_history:
-            history = self._history(tenant)
+        if self.options.uses_history:
+            history = self._histories.of(tenant)
             for place, generations in ((HISTORY, history.text), (OUTPUTS, history.outputs)):
                 found.append((place, generations.young, 1.0))
                 if generations.old is not None:
@@ -484,7 +363,7 @@ class Drafter:
                 found.append((SIMILAR + rank, automaton, similarity))
         return found
 
-    def _retire(self, request: _Request) -> None:
+    def _retire(self, request: DraftedRequest) -> None:
         """Keep what a finished request wrote, and its session for the next turn."""
         live = request.live
         if live is None:
@@ -502,107 +381,7 @@ class Drafter:
             self._live.register(live)
         if len(outputs):
             live.outputs.append(outputs)
-            if self._uses_history:
-                self._add(self._history(live.tenant).outputs, outputs)
+            if self.options.uses_history:
+                self._histories.add(self._histories.of(live.tenant).outputs, outputs)
         if request.hints.final and own_context:
-            self._end(live)
-
-    def _end(self, live: LiveSession) -> None:
-        """Move a session from the live ones to the history."""
-        self._live.remove(live)
-        self._save(live)
-        if self._uses_history:
-            key = (live.tenant, live.name)
-            known = self._inserted.pop(key, 0)
-            fresh = (
-                live.tokens[max(0, known - _MATCH_TOKENS) :] if known < len(live.tokens) else live.tokens[:0]
-            )
-            self._builder.submit_slow(self._add_slowly(self._history(live.tenant).text, fresh))
-            self._inserted[key] = len(live.tokens)
-            while len(self._inserted) > self.options.similar_sessions:
-                self._inserted.popitem(last=False)
-        if self.options.top_k and len(live.tokens):
-            self._similar.add(live.tenant, live.tokens, live.automaton)
-
-    def _add(self, generations: Generations, text: IntArray) -> None:
-        began = time.perf_counter()
-        generations.add(text)
-        self._build_seconds += time.perf_counter() - began
-        self._built_tokens += len(text)
-
-    def _add_slowly(self, generations: Generations, text: IntArray) -> Iterator[None]:
-        """Add a long text in pieces, between which requests can begin; pieces overlap, so that no match is cut."""
-        for begin in range(0, len(text), _PIECE):
-            self._add(generations, text[max(0, begin - _OVERLAP) : begin + _PIECE])
-            yield
-        self._bound_histories()
-
-    def _history(self, tenant: str) -> History:
-        history = self._histories.get(tenant)
-        if history is None:
-            history = self._histories[tenant] = History(tokens=self.options.history_tokens, lock=self._lock)
-        history.used = time.monotonic()
-        return history
-
-    def _bound_histories(self) -> None:
-        """Keep all tenants together within the limit: the one that was away longest forgets first."""
-        while len(self._histories) > 1:
-            if sum(history.tokens for history in self._histories.values()) <= self.options.history_tokens:
-                return
-            tenant, oldest = min(self._histories.items(), key=lambda item: item[1].used)
-            oldest.drop_oldest()
-            if not oldest.tokens:
-                del self._histories[tenant]
-
-    def _has_room(self, tokens: int, *, keep: LiveSession) -> bool:
-        """Make room for a prompt: sessions that wait longest for their next turn end early."""
-        excess = self._live.tokens + tokens - self.options.live_tokens
-        for live in sorted(self._live, key=lambda live: live.used) if excess > 0 else ():
-            if not live.running and live is not keep:
-                excess -= live.automaton.tokens
-                self._end(live)
-            if excess <= 0:
-                return True
-        return excess <= 0
-
-    def _tidy(self) -> None:
-        """End and save sessions that wait; called about once a second."""
-        self._end_idle(self.options.idle_seconds)
-        now = time.monotonic()
-        for live in self._live:
-            if not live.running and now - live.used > self.options.save_seconds:
-                self._save(live)
-
-    def _end_idle(self, seconds: float) -> None:
-        now = time.monotonic()
-        for live in self._live:
-            if not live.running and now - live.used >= seconds:
-                self._end(live)
-
-    def _save_all(self) -> None:
-        for live in self._live:
-            self._save(live)
-
-    def _save(self, live: LiveSession) -> None:
-        if self._memory is None or live.saved:
-            return
-        live.saved = True
-        self._memory.put(tenant=live.tenant, session=_SESSION_PREFIX + live.name, tokens=live.tokens)
-        if live.outputs:
-            outputs = np.concatenate(live.outputs)
-            self._memory.put(tenant=live.tenant, session=_OUTPUTS_PREFIX + live.name, tokens=outputs)
-
-    def _remember(self, memory: SessionMemory) -> Iterator[None]:
-        """Read the memory into the history, the oldest session first."""
-        stored = []
-        for session in memory.sessions(max_tokens=self.options.history_tokens):
-            stored.append(session)
-            yield
-        for session in reversed(stored):
-            history = self._history(session.tenant)
-            is_output = session.session.startswith(_OUTPUTS_PREFIX)
-            yield from self._add_slowly(history.outputs if is_output else history.text, session.tokens)
-            if not is_output:
-                self._inserted[session.tenant, session.session.removeprefix(_SESSION_PREFIX)] = len(
-                    session.tokens
-                )
+            self._ends.end(live)

@@ -13,8 +13,9 @@ import pytest
 from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.datasets.trajectories import Session, Turn
 from agentinfer_lg.evals.sam.replay.batches import measure
-from agentinfer_lg.evals.sam.replay.drafters import make_drafter
+from agentinfer_lg.evals.sam.replay.drafters import TUNED, arctic_grid, make_drafter, missing_package
 from agentinfer_lg.evals.sam.replay.figures import Score, replay
+from agentinfer_lg.evals.sam.replay.run import best_by_cost
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sam.types import IntArray
 
@@ -70,10 +71,10 @@ class Options(dict[str, Any]):
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("agentinfer_lg.serving.sam.draft.drafter")
-    module.Drafter = Recorder  # type: ignore[attr-defined]
-    module.DrafterOptions = Options  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, stand_in in (("drafter", Recorder), ("options", Options)):
+        module = ModuleType(f"agentinfer_lg.serving.sam.draft.{name}")
+        setattr(module, "Drafter" if stand_in is Recorder else "DrafterOptions", stand_in)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     Recorder.made.clear()
 
 
@@ -158,3 +159,20 @@ def test_a_batch_steps_through_the_recorded_outputs() -> None:
 def test_batches_that_cannot_be_measured_are_refused(name: str, batch: int, sentence: str) -> None:
     with pytest.raises(UserInputError, match=sentence):
         measure(SESSIONS, name, k=4, batch=batch)
+
+
+def test_the_rival_can_be_had_at_any_setting() -> None:
+    assert len(set(arctic_grid())) == 8 * 2 * 6
+    assert set(TUNED.values()) <= set(arctic_grid())
+    with pytest.raises(UserInputError, match="FACTOR/DEPTH/LEAST"):
+        missing_package("arctic@fast")
+
+
+def test_the_best_setting_is_chosen_for_each_cost() -> None:
+    rows = [
+        {"drafter": name, "set": each, **{f"speedup_at_{c}": value for c in ("0_01", "0_03", "0_1", "0_3")}}
+        for each, values in (("a", (2.0, 1.0)), ("b", (1.0, 1.5)))
+        for name, value in zip(("x", "y"), values, strict=True)
+    ]
+    rows[1]["speedup_at_0_3"] = 3.0
+    assert best_by_cost(rows) == {0.01: "x", 0.03: "x", 0.1: "x", 0.3: "y"}

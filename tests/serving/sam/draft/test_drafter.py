@@ -10,7 +10,8 @@ import pytest
 
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.serving.sam.draft.drafter import Drafter, DrafterOptions
+from agentinfer_lg.serving.sam.draft.drafter import Drafter
+from agentinfer_lg.serving.sam.draft.options import DrafterOptions
 from agentinfer_lg.serving.sam.index.memory import ProcessMemory, SqliteMemory
 
 PHRASE = list(range(100, 140))

@@ -10,6 +10,23 @@ of verifying one more token.
 
 The paper's way (Algorithm 4) is here for comparison: the automata as if merged with similarity weights, the heaviest
 continuation of the longest match, no acceptance model.
+
+The arrays that compiled code reads and writes. R: rows, one per request; S: `SOURCES`; D: most drafted tokens; B: requests of
+one step; I: `INPUTS` of the acceptance model; K: `KINDS` of sources.
+
+| array | shape | dtype | columns of the last axis |
+| --- | --- | --- | --- |
+| `matches` | R, S, 3 | int64 | `_ADDRESS` of the automaton (0: none), `_STATE`, `_LENGTH` of the match; `OWN`: state is the tip |
+| `weights` | R, S | float64 | similarity of the source; the paper's mode only |
+| `drafted` | R | int64 | tokens of the draft that is being verified |
+| `notes` | R, D, 5 + I | int32 | `_TOKEN`, `_KIND_OF`, `_FIRST`, `_SECOND`, then from `_PLACES` on a bucket for each input |
+| `odds` | R, D, 1 + I | float64 | `_CHANCE`, then from `_INPUTS` on the log-odds of each input |
+| `work` | B, 5 | int64 | in: `_ROW`, `_END`, `_LIMIT`; out: `_DRAFTED`, `_TAKEN` |
+| `tokens` | all emitted | int32 | of all requests after one another; a request's end at `_END` |
+| `states` | S, 2 | int64 | state and length of each match while a draft moves on tentatively; scratch |
+| `counts` | K, 2 | int64 | drafted and accepted tokens by kind of source |
+| `table` | buckets, 2 | float64 | accepted and tried, by bucket of the acceptance model |
+| `mixer` | sets, I + 1 | float64 | weight of each input, and a constant |
 """
 
 from __future__ import annotations

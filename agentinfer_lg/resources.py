@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from agentinfer_lg.compression.background import BackgroundTasks
 from agentinfer_lg.llm.chat import Models
 from agentinfer_lg.settings import Settings
-from agentinfer_lg.tools import Crawler, Reader, SearchProvider, find_provider
+from agentinfer_lg.tools import Crawler, Reader, SearchProvider
+from agentinfer_lg.tools.providers import find_provider
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

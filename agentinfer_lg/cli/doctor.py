@@ -218,7 +218,7 @@ def _check_tokenizer(tier: Tier, found: Capabilities) -> Finding:
 
 
 async def _check_search(settings: Settings) -> Finding:
-    from agentinfer_lg.tools import check_search
+    from agentinfer_lg.tools.providers import check_search
 
     try:
         found = await check_search(settings)

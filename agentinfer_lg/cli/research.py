@@ -199,7 +199,7 @@ def _new_record(question: str | None, thread: str | None, settings: Settings, *,
 
 def _settings(options: Mapping[str, str], keys: Mapping[str, str | None]) -> Settings:
     """Read the settings, and make sure that there is something to search."""
-    from agentinfer_lg.tools import find_provider
+    from agentinfer_lg.tools.providers import find_provider
 
     docs = Path(options["docs"]) if "docs" in options else None
     if docs is not None and not docs.is_dir():

@@ -6,7 +6,7 @@ from agentinfer_lg.tools.addresses import check_public
 from agentinfer_lg.tools.crawl import Crawler
 from agentinfer_lg.tools.local import LocalFolder
 from agentinfer_lg.tools.passages import best_passages, split_passages
-from agentinfer_lg.tools.providers import check_search, find_provider, make_provider
+from agentinfer_lg.tools.providers import make_provider
 from agentinfer_lg.tools.reader import Reader
 from agentinfer_lg.tools.search import Document, SearchHit, SearchProvider
 from agentinfer_lg.tools.tavily import TavilySearch
@@ -21,8 +21,6 @@ __all__ = (
     "TavilySearch",
     "best_passages",
     "check_public",
-    "check_search",
-    "find_provider",
     "make_provider",
     "split_passages",
 )

@@ -161,7 +161,7 @@ def test_the_signature_names_every_knob_with_its_default() -> None:
 def test_distillation_has_the_defaults_of_the_knobs_with_the_same_names() -> None:
     shown = inspect.signature(DistillationMiddleware).parameters
     same = set(shown) & set(Context.model_fields) - {"max_turns"}  # here the agent may have no limit
-    assert len(same) >= 8
+    assert len(same) == 9
     assert {name: shown[name].default for name in same} == {name: getattr(Context(), name) for name in same}
 
 

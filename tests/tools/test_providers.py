@@ -18,11 +18,10 @@ from agentinfer_lg.tools import (
     LocalFolder,
     SearchHit,
     TavilySearch,
-    check_search,
-    find_provider,
     make_provider,
     providers,
 )
+from agentinfer_lg.tools.providers import check_search, find_provider
 from agentinfer_lg.tools.search import ProviderEntry, SearchCheck
 
 

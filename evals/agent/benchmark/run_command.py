@@ -49,7 +49,7 @@ def check_ready(options: RunOptions, *, web: bool = False) -> None:
         ConfigurationError: No endpoint is configured, or the web cannot be searched.
     """
     from agentinfer_lg.cli.options import load_settings
-    from agentinfer_lg.tools import find_provider
+    from agentinfer_lg.tools.providers import find_provider
 
     settings = load_settings()
     if not any(flag.partition("=")[0] in ("--small-url", "--large-url") for flag in options.flags):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from agentinfer_lg.cli.failures import ExitCode, explain
+from agentinfer_lg.cli.part_flags import PartFlags, with_part_flags
 from agentinfer_lg.errors import EngineError
+from agentinfer_lg.serving.sam.config import SamConfig
+from agentinfer_lg.serving.sched.config import SchedConfig
 
 if TYPE_CHECKING:
     from agentinfer_lg.serving.engine.command import ServeOptions
@@ -35,7 +37,11 @@ def _flag(name: str, text: str, panel: str) -> Any:  # Any: typer's own signatur
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=False)
 
 
+_SAM_FLAGS, _SCHED_FLAGS = PartFlags(SamConfig, _SAM), PartFlags(SchedConfig, _SCHED)
+
+
 @app.command(name="serve", context_settings={"allow_extra_args": True})
+@with_part_flags(_SAM_FLAGS, _SCHED_FLAGS)
 def serve(
     context: typer.Context,
     model: Annotated[
@@ -82,20 +88,6 @@ def serve(
             _SAM,
         ),
     ] = True,
-    sam_max_draft: Annotated[
-        int, _flag("--sam-max-draft", "Most drafted tokens per request and step; default: 16.", _SAM)
-    ] = 16,
-    sam_memory: Annotated[
-        str,
-        _flag(
-            "--sam-memory",
-            "Folder that keeps token ids of finished sessions, or `off`; default: user cache.",
-            _SAM,
-        ),
-    ] = "",
-    sam_memory_tokens: Annotated[
-        int | None, _flag("--sam-memory-tokens", "Most tokens of finished sessions that are kept.", _SAM)
-    ] = None,
     sched: Annotated[
         bool,
         _flag(
@@ -104,18 +96,11 @@ def serve(
             _SCHED,
         ),
     ] = True,
-    sched_max_wait: Annotated[
-        float | None,
-        _flag(
-            "--sched-max-wait",
-            "Seconds after which a waiting request comes first, whatever it costs.",
-            _SCHED,
-        ),
-    ] = None,
     timeout: Annotated[
         float, _flag("--timeout", "Seconds the start may take; default: 1800.", _ENGINE)
     ] = 1800.0,
     dry_run: Annotated[bool, _flag("--dry-run", "Print the command and do not start it.", _ENGINE)] = False,
+    **settings: Any,
 ) -> None:
     """Serve a model with vLLM, with the flags and variables that this machine needs.
 
@@ -136,27 +121,14 @@ def serve(
             tool_call_parser=tool_call_parser,
             compile=compile_model,
             device=device,
-            sam=_sam_config(sam_max_draft, sam_memory, sam_memory_tokens) if sam else None,
-            sched=_sched_config(sched_max_wait) if sched else None,
+            sam=_SAM_FLAGS.read(settings) if sam else None,
+            sched=_SCHED_FLAGS.read(settings) if sched else None,
             extra_args=tuple(context.args),
         )
         code = _print_command(options) if dry_run else _run(options, timeout=timeout)
     except Exception as error:
         code = explain(error)
     raise typer.Exit(int(code))
-
-
-def _sam_config(max_draft: int, memory: str, memory_tokens: int | None) -> SamConfig:
-    from agentinfer_lg.serving.sam.config import SamConfig
-
-    config = SamConfig(max_draft=max_draft, memory=memory)
-    return config if memory_tokens is None else replace(config, memory_tokens=memory_tokens)
-
-
-def _sched_config(max_wait: float | None) -> SchedConfig:
-    from agentinfer_lg.serving.sched.config import SchedConfig
-
-    return SchedConfig() if max_wait is None else SchedConfig(max_wait_seconds=max_wait)
 
 
 def _is_demo(model: str) -> bool:

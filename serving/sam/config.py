@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from agentinfer_lg.errors import ConfigurationError
@@ -22,7 +22,13 @@ class DraftSettings:
     """What to draft from, and how far."""
 
     mode: Mode = "calibrated"
-    max_draft: int = 16
+    max_draft: int = field(
+        default=16,
+        metadata={
+            "flag": "--sam-max-draft",
+            "help": "Most drafted tokens per request and step; default: 16.",
+        },
+    )
     """Most drafted tokens per request and step."""
     marginal_cost: float | None = None
     """Cost of verifying one more token, as a share of a step; None: measured while serving."""
@@ -53,9 +59,21 @@ class SamConfig(DraftSettings):
     """OpenAI-compatible endpoint that tells which sessions are similar; empty: min-hashes do, built in."""
     embeddings_model: str = ""
     """Model to ask there. The key, if one is needed, is in the variable `AGENTINFER_SAM_EMBEDDINGS_KEY`."""
-    memory: str = ""
+    memory: str = field(
+        default="",
+        metadata={
+            "flag": "--sam-memory",
+            "help": "Folder that keeps token ids of finished sessions, or `off`; default: user cache.",
+        },
+    )
     """Folder of the session memory, `off` for none on disk; empty: a folder in the user's cache."""
-    memory_tokens: int = 20_000_000
+    memory_tokens: int = field(
+        default=20_000_000,
+        metadata={
+            "flag": "--sam-memory-tokens",
+            "help": "Most tokens of finished sessions that are kept.",
+        },
+    )
     """Most tokens of finished sessions that are kept."""
     memory_days: float = 30.0
     """Age in days at which a finished session is forgotten."""

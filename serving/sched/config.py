@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
 
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.serving.parts.values import Scalar, changed_values, parse_values
+from agentinfer_lg.serving.sched.policy.price import PriceSettings
+from agentinfer_lg.serving.sched.policy.score import ScoreWeights
 
 Order = Literal["score", "fcfs"]
 """Which waiting request comes first: the one with the best score, or the one that came first."""
@@ -15,6 +17,45 @@ Retention = Literal["soft", "hard", "off"]
 """How cached blocks of sessions that will return are kept: to the last, by force, or as vLLM does."""
 Tuning = Literal["fixed", "adaptive"]
 """Whether `gain` and `lambda_max` stay as they are or follow what is observed."""
+
+
+_PRICE, _SCORE = PriceSettings(), ScoreWeights()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a number may be."""
+
+    low: float
+    high: float
+    strict: bool
+    """Whether `low` itself is excluded."""
+
+    def hold(self, value: float) -> bool:
+        """Whether a value is within them."""
+        above = value > self.low if self.strict else value >= self.low
+        return math.isfinite(value) and above and value <= self.high
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"a number above {self.low:g}" if self.strict else f"a number, {self.low:g} or more"
+        between = f"above {self.low:g}, up to" if self.strict else f"from {self.low:g} to"
+        return f"a number {between} {self.high:g}"
+
+
+def _number(
+    default: float,
+    *,
+    least: float = 0,
+    above: float | None = None,
+    most: float = math.inf,
+    flag: str = "",
+    text: str = "",
+) -> Any:  # Any: `field` has the type of the attribute
+    """A setting that is a number, with its limits and, where there is one, its flag of `agentinfer serve`."""
+    low = least if above is None else above
+    limits = Limits(low, most, strict=above is not None)
+    return field(default=default, metadata={"limits": limits, "flag": flag, "help": text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,54 +75,60 @@ class SchedConfig:
     draft_cut: bool = True
     """Whether drafts get shorter under pressure."""
     tuning: Tuning = "fixed"
-    hit_weight: float = 0.1
+    hit_weight: float = _number(_SCORE.hit, least=0)
     """Worth of a cached block (a)."""
-    need_weight: float = 1.0
+    need_weight: float = _number(_SCORE.need, least=0)
     """Price of a block that is needed, without pressure (b)."""
-    wait_weight: float = 0.05
+    wait_weight: float = _number(_SCORE.wait, least=0)
     """Worth of a second of waiting (c)."""
-    lambda_max: float = 4.0
+    lambda_max: float = _number(_PRICE.max_price, above=0)
     """Highest price that pressure adds to a needed block."""
-    gain: float = 4.0
+    gain: float = _number(_PRICE.gain, above=0)
     """How steeply the price rises with pressure (k)."""
-    proportional: float = 0.3
+    proportional: float = _number(_PRICE.proportional, least=0)
     """Weight of the present error in the smoothed price."""
-    integral: float = 0.02
+    integral: float = _number(_PRICE.integral, least=0)
     """Weight of the errors so far."""
-    smoothing: float = 0.3
+    smoothing: float = _number(_PRICE.smoothing, above=0, most=1)
     """Weight of the newest pressure in its moving average (beta)."""
-    hysteresis: float = 0.05
+    hysteresis: float = _number(_PRICE.hysteresis, least=0, most=1)
     """Share of `lambda_max` below which a change of the price is ignored."""
-    max_wait_seconds: float = 20.0
+    max_wait_seconds: float = _number(
+        20.0,
+        above=0,
+        flag="--sched-max-wait",
+        text="Seconds after which a waiting request comes first, whatever it costs.",
+    )
     """Wait after which a request comes first, whatever its score."""
-    hard_pin_share: float = 0.3
+    hard_pin_share: float = _number(0.3, least=0, most=0.9)
     """Most of the cache that retention `hard` may hold by force."""
-    round_share: float = 1.0
+    round_share: float = _number(1.0, least=0, most=10)
     """Share of a round of all sessions that the bound on waits grows to, where the engine is overloaded; 0: never."""
-    keep_seconds: float = 30.0
+    keep_seconds: float = _number(30.0, above=0)
     """At the highest price, a short context is kept while its session is expected back within this time."""
-    reserve_share: float = 0.1
+    reserve_share: float = _number(0.1, least=0, most=0.9)
     """Share of the cache that is never kept for idle sessions."""
-    prefill_chunk_tokens: int = 2048
+    prefill_chunk_tokens: int = _number(2048, least=0)
     """Most tokens of one prompt per step while other requests wait; 0: vLLM's limit."""
-    step_seconds: float = 1.0
+    step_seconds: float = _number(1.0, least=0)
     """Prefill that a step may hold while another request runs or waits, in seconds; 0: vLLM's limit."""
-    least_step_tokens: int = 256
+    least_step_tokens: int = _number(256, above=0)
     """Tokens of prefill that it may always hold: the weights are read once per step, for however few tokens."""
-    long_prefill_tokens: int = 4096
+    long_prefill_tokens: int = _number(4096, above=0)
     """Uncached tokens from which on a prompt is long; only one such is computed at a time."""
-    overhead_share: float = 0.02
+    overhead_share: float = _number(0.02, least=0, most=1)
     """Most of the time that planning may take; with many waiting requests not every step is planned. 0: every one is."""
-    default_gap_seconds: float = 10.0
+    default_gap_seconds: float = _number(10.0, above=0)
     """Expected time until a session returns, where neither a hint nor experience tells."""
-    max_gap_seconds: float = 300.0
+    max_gap_seconds: float = _number(300.0, above=0)
     """A session that stays away longer counts as not coming back."""
 
     def __post_init__(self) -> None:
-        for name, (low, high, strict) in _RANGES.items():
-            value = getattr(self, name)
-            if not math.isfinite(value) or not low <= value <= high or (strict and value == low):
-                msg = f"the AgentSched setting {name} is {_range(low, high, strict=strict)}, got {value}"
+        for each in fields(self):
+            limits: Limits | None = each.metadata.get("limits")
+            value = getattr(self, each.name)
+            if limits is not None and not limits.hold(value):
+                msg = f"the AgentSched setting {each.name} is {limits}, got {value}"
                 raise ConfigurationError(msg)
 
     @classmethod
@@ -99,35 +146,3 @@ class SchedConfig:
     def to_values(self) -> dict[str, Scalar]:
         """Return the settings that differ from the defaults, as `parse` reads them."""
         return changed_values(self)
-
-
-def _range(low: float, high: float, *, strict: bool) -> str:
-    if math.isinf(high):
-        return f"a number above {low:g}" if strict else f"a number, {low:g} or more"
-    return f"a number above {low:g}, up to {high:g}" if strict else f"a number from {low:g} to {high:g}"
-
-
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "hit_weight": (0, math.inf, False),
-    "need_weight": (0, math.inf, False),
-    "wait_weight": (0, math.inf, False),
-    "lambda_max": (0, math.inf, True),
-    "gain": (0, math.inf, True),
-    "proportional": (0, math.inf, False),
-    "integral": (0, math.inf, False),
-    "smoothing": (0, 1, True),
-    "hysteresis": (0, 1, False),
-    "max_wait_seconds": (0, math.inf, True),
-    "hard_pin_share": (0, 0.9, False),
-    "round_share": (0, 10, False),
-    "keep_seconds": (0, math.inf, True),
-    "reserve_share": (0, 0.9, False),
-    "prefill_chunk_tokens": (0, math.inf, False),
-    "step_seconds": (0, math.inf, False),
-    "least_step_tokens": (0, math.inf, True),
-    "long_prefill_tokens": (0, math.inf, True),
-    "overhead_share": (0, 1, False),
-    "default_gap_seconds": (0, math.inf, True),
-    "max_gap_seconds": (0, math.inf, True),
-}
-"""Lowest and highest value of each number, and whether the lowest itself is excluded."""

@@ -1,7 +1,7 @@
 """What every scheduler must keep, ours and vLLM's own: driven through vLLM's engine loop, without a model.
 
-The same tests run with the oldest supported vLLM in `test_sched_versions.py`. vLLM's own scheduler is the control: where
-it fails, the test is wrong.
+The same tests run with the oldest supported vLLM in `tests/serving/compat/test_vllm_versions.py`. vLLM's own scheduler is
+the control: where it fails, the test is wrong.
 """
 
 from __future__ import annotations

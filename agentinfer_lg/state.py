@@ -275,7 +275,7 @@ class SeekerState(_Shared, total=False):
     turn: int
     tier: Tier
     """Tier of the next Think step."""
-    collab: dict[str, Any]  # Any: `nodes.collab.CollabState` as JSON
+    collab: dict[str, Any]  # Any: `collab.controller.CollabState` as JSON
     numbers: Annotated[list[str], merge_unique]
     """Keys of sources in the order in which this seeker's model saw them: number = position + 1."""
     run_id: str
@@ -294,7 +294,7 @@ class SeekerState(_Shared, total=False):
     tool_error: bool
     stopped: bool
     """A budget ended the seeker."""
-    verifier: dict[str, Any]  # Any: `nodes.verifier.VerifierState` as JSON
+    verifier: dict[str, Any]  # Any: `collab.verifier.VerifierState` as JSON
     budget: Budget
     rescue: Any  # Any: `compression.view.Compaction` or None
     """What stands for the results so far while the large model is at work."""

@@ -1,4 +1,4 @@
-"""Distil: a small model writes notes on tool results, in the background; code checks every line against the originals."""
+"""Distillation: a small model writes notes on tool results, in the background; code checks every line against the originals."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _EXTRACT_SHARE = 0.2
 
 
 class DistillCaller(Protocol):
-    """Calls the model that distills; `nodes.calling.Caller` is one."""
+    """Calls the model that distills; `llm.calling.Caller` is one."""
 
     async def call(
         self,

@@ -34,7 +34,7 @@ def searched(steps: Sequence[AIMessage]) -> list[str]:
 
 
 def queries_made(messages: Sequence[AnyMessage]) -> list[str]:
-    """Return what was searched for so far: by the steps, and by the leads that the results note as their artifact."""
+    """Return what was searched for so far: by the steps, and by the follow-up queries in the artifacts of the results."""
     followed = [
         query
         for message in messages

@@ -1,4 +1,4 @@
-"""Distillation (AgentCompress): old tool results are distilled in the background and swapped between two model calls."""
+"""Distillation (AgentCompress): old tool results are distilled in the background and replaced between two model calls."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 from pydantic import SecretStr
 from support.fake_openai import FakeOpenAI, Recorded, Reply, content_text, render_prompt
+from support.waiting import wait_until
 
 from agentinfer_lg import ConfigurationError, Context
 from agentinfer_lg.llm.affinity import session_rank
@@ -414,18 +415,23 @@ def test_nothing_waits_for_a_slow_distiller(mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_notes_arrive_while_the_agent_goes_on(mode: Mode) -> None:
-    """The distiller answers while a tool runs; the swap comes at a later model call."""
+    """The distiller answers while a tool runs; the compaction comes at a later model call."""
     with FakeOpenAI() as server:
+        middleware = distilling(server)
+
+        def idle() -> bool:
+            return all(task.done() for task in list(middleware._shared.background._tasks.values()))
 
         def wait_in_tool(topic: str) -> str:
             """Look a topic up."""
-            if topic == "t4":  # by then the job has been started: let it come to its end
+            if int(topic.removeprefix("t")) >= 4:  # by then the job has been started: let it come to its end
                 server.wait_for(lambda: bool(calls(server, "prewarm")))
+                wait_until(idle)
             return page(topic)
 
         wait_in_tool.__name__ = "look_up"
-        server._script = Agent(7)
-        agent = create_agent(model(server), [wait_in_tool], middleware=[distilling(server)])
+        server._script = Agent(9)
+        agent = create_agent(model(server), [wait_in_tool], middleware=[middleware])
         run(agent, ask(), mode)
         final = render_prompt(calls(server, "think")[-1].body)
     assert "Notes on results [1]" in final

@@ -38,7 +38,7 @@ class AblationRow:
     computed_tokens: float
     """The same without what was cached."""
     ineffective_tokens: float
-    """Computed tokens that did not help (`evals.breakdown`)."""
+    """Computed tokens that did not help (`evals.agent.benchmark.figures.Breakdown`)."""
     speedup: float | None
     """Mean end-to-end seconds of the baseline by those of this row, on the questions that both answered; None without any."""
     speedup_interval: Interval | None

@@ -40,7 +40,7 @@ class Comparison:
     """Per question."""
     escalations_difference: Interval
     ineffective: tuple[float, float] | None
-    """Computed tokens that did not help (`evals.breakdown`), per question; None where a result has no trace."""
+    """Computed tokens that did not help (`Breakdown`), per question; None where a result has no trace."""
     ineffective_ratio: Interval | None
     """None also where B has no such tokens."""
 

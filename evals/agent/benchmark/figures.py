@@ -51,7 +51,7 @@ class Phases:
     """In the background, beside the other phases."""
     write: float = 0.0
     wait: float = 0.0
-    """Neither a model nor a tool worked for the agent: its own bookkeeping, and the prefill of a swap."""
+    """Neither a model nor a tool worked for the agent: its own bookkeeping, and the prefill before a compaction."""
 
     @property
     def foreground(self) -> float:

@@ -1,9 +1,9 @@
-"""How well does the verifier see a stall? Scored on Who&When, without a model.
+"""How well does the verifier see that there is no progress? Scored on Who&When, without a model.
 
 Who&When (arXiv 2505.00212) holds failed runs of multi-agent systems; people labelled in each the step of the
 decisive mistake. The verifier (`agentinfer_lg.collab.verifier`) watches each run, round by round, and may flag
 the step that closes a round. A flag before the labelled step is a false alarm: nothing had gone wrong yet. A
-decisive mistake is often no stall (a wrong number read from the right page), so a detector of stalls cannot
+decisive mistake is often no lack of progress (a wrong number read from the right page), so the verifier cannot
 find them all. The yardstick is a coin that flags as many rounds.
 """
 

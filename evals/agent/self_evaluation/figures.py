@@ -108,7 +108,7 @@ def _row(condition: Condition, own: Cells, reference: Cells) -> SelfEvaluationRo
 
 
 def _counts_as_true(check: Mapping[str, Any]) -> bool:
-    """Whether the controller takes the verdict for progress (`nodes.collab.advance`)."""
+    """Whether the controller takes the verdict for progress (`collab.controller.advance`)."""
     return bool(check["told"] == "TRUE" or (check["told"] == "UNREADABLE" and check["tier"] == "small"))
 
 

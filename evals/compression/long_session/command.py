@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_NAMES = {"on": "compression", "cold": "compression, cold swap", "off": "no compression"}
+_NAMES = {"on": "compression", "cold": "compression, cold compaction", "off": "no compression"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class CompressFlags(StudyFlags):
     ] = None
     variants: Annotated[
         str,
-        typer.Option(help="Sessions, separated by commas: on, cold (swap without prewarm), off."),
+        typer.Option(help="Sessions, separated by commas: on, cold (compaction without prewarm), off."),
     ] = "on,off"
     rounds: Annotated[int, typer.Option(min=3, max=1000, help="Rounds of a session.")] = 24
     after_tokens: Annotated[
@@ -59,7 +59,10 @@ class CompressFlags(StudyFlags):
         int | None, typer.Option(min=1024, help="Context window of the engine; default: that of the model.")
     ] = None
     prewarm: Annotated[
-        bool, typer.Option(help="Prefill the new context before a swap; off: `cold` takes the place of `on`.")
+        bool,
+        typer.Option(
+            help="Prefill the new context before a compaction; off: `cold` takes the place of `on`."
+        ),
     ] = True
     engine_args: Annotated[str, typer.Option(help="More arguments for vLLM, in quotes.")] = ""
     data: Annotated[Path | None, typer.Option(help="Folder of recorded data; default: $AGENTINFER_DATA.")] = (
@@ -75,7 +78,7 @@ def compress(flags: CompressFlags) -> ExitCode | None:
     """Run one long research session per variant over real documents, on a real engine with AgentSAM and AgentSched.
 
     What each round searches is given, so that the session is long; everything else is as in any run. It is told how far
-    the context shrinks at a swap, what of the first prompt after it was in the prefix cache, which blocks were released,
+    the context shrinks at a compaction, what of the first prompt after it was in the prefix cache, which blocks were released,
     and whether a round waited for a distillation. Ctrl-C shows the sessions that were done until then.
     """
     from agentinfer_lg.evals.compression.long_session.run import LongSession, LongSessionOptions
@@ -148,7 +151,7 @@ def _report(figures: dict[Variant, Figures]) -> list[str]:
         if found.distillations:
             lines += ["distillations:", "", *aligned(_distillation_rows(found)), ""]
         if found.swaps:
-            lines += ["swaps:", "", *aligned(_swap_rows(found)), ""]
+            lines += ["compactions:", "", *aligned(_swap_rows(found)), ""]
     return [*lines, "sessions:", "", *aligned(_summary_rows(figures))]
 
 
@@ -165,7 +168,7 @@ def _round_rows(figures: Figures) -> list[list[str]]:
             f"{each.seconds:.1f}",
             f"{each.boundary_seconds:.2f}",
             "yes" if each.distilling else "",
-            "swap" if each.swapped else "" if each.extends else "another prompt",
+            "compaction" if each.swapped else "" if each.extends else "another prompt",
         ]
         for each in figures.rounds
     ]

@@ -42,14 +42,20 @@ Command = Callable[[Flags], ExitCode | None]
 
 
 def study(
-    app: typer.Typer, flags: type[Flags], *, name: str | None = None
+    app: typer.Typer,
+    flags: type[Flags],
+    *,
+    name: str | None = None,
+    context_settings: dict[str, Any] | None = None,  # Any: as Typer says
 ) -> Callable[[Command[Flags]], Command[Flags]]:
     """Return a decorator that makes a command of a study.
 
     Args:
         app: The command is added to it.
-        flags: What the study is given; fields become flags in their order, inherited ones last.
+        flags: What the study is given; fields become flags in their order, inherited ones last. A field of the type
+            `typer.Context` is given the context of the call.
         name: Of the command; None: that of the function.
+        context_settings: Of the command, as Typer takes them.
     """
 
     def decorate(run: Command[Flags]) -> Command[Flags]:
@@ -61,7 +67,7 @@ def study(
         command.__doc__ = run.__doc__
         command.__signature__ = signature  # type: ignore[attr-defined]  # Typer reads the flags from it
         command.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
-        app.command(name or run.__name__.replace("_", "-"))(command)
+        app.command(name or run.__name__.replace("_", "-"), context_settings=context_settings)(command)
         return run
 
     return decorate
@@ -98,8 +104,9 @@ def measuring(steps: int) -> Iterator[Measurement]:
 def _signature(flags: type[StudyFlags]) -> inspect.Signature:
     hints = get_type_hints(flags, include_extras=True)
     defaults = {each.name: each.default for each in fields(flags)}
-    own = [name for name in inspect.get_annotations(flags) if name in defaults]
-    names = [*own, *(name for name in defaults if name not in own)]
+    nearest_first = [
+        name for each in flags.__mro__ for name in inspect.get_annotations(each) if name in defaults
+    ]
     return inspect.Signature(
         [
             inspect.Parameter(
@@ -108,6 +115,6 @@ def _signature(flags: type[StudyFlags]) -> inspect.Signature:
                 annotation=hints[name],
                 default=inspect.Parameter.empty if defaults[name] is MISSING else defaults[name],
             )
-            for name in names
+            for name in dict.fromkeys(nearest_first)
         ]
     )

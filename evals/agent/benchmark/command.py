@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from agentinfer_lg.context import CollabPolicy
-from agentinfer_lg.evals.agent.benchmark.run_command import RunOptions, check_ready, run_and_report
+from agentinfer_lg.evals.agent.benchmark.run_command import (
+    BenchmarkFlags,
+    JsonFile,
+    Limit,
+    Out,
+    Policy,
+    check_ready,
+    run_and_report,
+)
 from agentinfer_lg.evals.common.flags import default_data, names, whole_numbers
+from agentinfer_lg.evals.common.study import study
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,19 +29,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
-_JSON_HELP = "Also write the figures here."
 
-Out = Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")]
-Policy = Annotated[CollabPolicy, typer.Option(help="Which model thinks.")]
-Limit = Annotated[int, typer.Option(min=1, help="Number of questions.")]
 MaybeLimit = Annotated[
     int | None, typer.Option(min=1, help="Number of questions; default: all.", show_default=False)
-]
-Offset = Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")]
-Parallel = Annotated[int, typer.Option(min=1, help="Questions at once.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help=_JSON_HELP)]
-WithProfile = Annotated[
-    bool, typer.Option("--profile", help="Show where time and tokens went, and draw a chart.")
 ]
 WithJudge = Annotated[
     bool, typer.Option(help="Also ask the judge of AGENTINFER_JUDGE__*, where one is configured.")
@@ -46,18 +45,18 @@ HotpotData = Annotated[
 ]
 
 
-@app.command(context_settings=_PASSED_ON)
-def hotpotqa(
-    context: typer.Context,
-    data: HotpotData = None,
-    out: Out = Path("runs/hotpotqa"),
-    policy: Policy = "agentcollab",
-    limit: Limit = 20,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class HotpotFlags(BenchmarkFlags):
+    """Flags of `agentinfer eval hotpotqa`."""
+
+    data: HotpotData = None
+    out: Out = Path("runs/hotpotqa")
+    policy: Policy = "agentcollab"
+    limit: Limit = 20
+
+
+@study(app, HotpotFlags, context_settings=_PASSED_ON)
+def hotpotqa(flags: HotpotFlags) -> None:
     """HotpotQA over a closed corpus: accuracy, tokens per tier, seconds, escalations.
 
     Every question is one `agentinfer research` run; further flags are passed on to it. Endpoints come from the
@@ -65,31 +64,28 @@ def hotpotqa(
     """
     from agentinfer_lg.evals.datasets.hotpotqa import load_questions, write_corpus
 
-    folder = data or default_data() / "hotpotqa"
-    questions = load_questions(folder, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options)
-    docs = out.absolute() / "corpus"
+    folder = flags.data or default_data() / "hotpotqa"
+    questions = load_questions(folder, offset=flags.offset, limit=flags.limit)
+    check_ready(flags)
+    docs = flags.out.absolute() / "corpus"
     typer.echo(f"{write_corpus(folder, docs)} paragraphs, {len(questions)} questions", err=True)
-    run_and_report("hotpotqa", questions, options, data=str(folder.absolute()), docs=docs)
+    run_and_report("hotpotqa", questions, flags, data=str(folder.absolute()), docs=docs)
 
 
-@app.command(name="closed-world", context_settings=_PASSED_ON)
-def closed_world(
-    context: typer.Context,
-    seed: Annotated[int, typer.Option(min=0, help="Another one gives another world.")] = 1,
-    languages: Annotated[str, typer.Option(help="Of the questions, separated by commas.")] = "en,zh",
-    hops: Annotated[str, typer.Option(help="Documents that a question needs, from 2 to 6.")] = "2,3,4,5,6",
-    out: Out = Path("runs/closed-world"),
-    policy: Policy = "agentcollab",
-    limit: Limit = 20,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ClosedWorldFlags(BenchmarkFlags):
+    """Flags of `agentinfer eval closed-world`."""
+
+    seed: Annotated[int, typer.Option(min=0, help="Another one gives another world.")] = 1
+    languages: Annotated[str, typer.Option(help="Of the questions, separated by commas.")] = "en,zh"
+    hops: Annotated[str, typer.Option(help="Documents that a question needs, from 2 to 6.")] = "2,3,4,5,6"
+    out: Out = Path("runs/closed-world")
+    policy: Policy = "agentcollab"
+    limit: Limit = 20
+
+
+@study(app, ClosedWorldFlags, name="closed-world", context_settings=_PASSED_ON)
+def closed_world(flags: ClosedWorldFlags) -> None:
     """Questions about an invented world, generated with its documents: nothing in it can be known beforehand.
 
     Every question is one `agentinfer research` run; further flags are passed on to it. The world has as many questions as
@@ -97,41 +93,39 @@ def closed_world(
     """
     from agentinfer_lg.evals.datasets.closed_world.world import generate_world, write_world
 
+    count, languages = flags.offset + flags.limit, names(flags.languages)
     world = generate_world(
-        seed=seed,
-        questions=offset + limit,
-        languages=cast("list[Language]", names(languages)),  # others are refused there
-        hops=whole_numbers(hops, flag="--hops"),
+        seed=flags.seed,
+        questions=count,
+        languages=cast("list[Language]", languages),  # others are refused there
+        hops=whole_numbers(flags.hops, flag="--hops"),
     )
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options)
-    docs = out.absolute() / "corpus"
-    typer.echo(f"{write_world(world, docs)} documents, {limit} questions", err=True)
+    check_ready(flags)
+    docs = flags.out.absolute() / "corpus"
+    typer.echo(f"{write_world(world, docs)} documents, {flags.limit} questions", err=True)
     made_from = (
-        f"seed {seed}, {offset + limit} questions, {','.join(names(languages))}, hops {','.join(names(hops))}"
+        f"seed {flags.seed}, {count} questions, {','.join(languages)}, hops {','.join(names(flags.hops))}"
     )
-    run_and_report("closed-world", world.questions[offset:], options, data=made_from, docs=docs)
+    run_and_report("closed-world", world.questions[flags.offset :], flags, data=made_from, docs=docs)
 
 
-@app.command(name="browsecomp-zh", context_settings=_PASSED_ON)
-def browsecomp_zh(
-    context: typer.Context,
+@dataclass(frozen=True, kw_only=True)
+class BrowseCompFlags(BenchmarkFlags):
+    """Flags of `agentinfer eval browsecomp-zh`."""
+
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the encrypted files; default: $AGENTINFER_DATA/browsecomp-zh."),
-    ] = None,
-    docs: Docs = None,
-    judge: WithJudge = True,
-    out: Out = Path("runs/browsecomp-zh"),
-    policy: Policy = "agentcollab",
-    limit: MaybeLimit = None,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
+    ] = None
+    docs: Docs = None
+    judge: WithJudge = True
+    out: Out = Path("runs/browsecomp-zh")
+    policy: Policy = "agentcollab"
+    limit: MaybeLimit = None
+
+
+@study(app, BrowseCompFlags, name="browsecomp-zh", context_settings=_PASSED_ON)
+def browsecomp_zh(flags: BrowseCompFlags) -> None:
     """BrowseComp-ZH on the web: hard questions in Chinese, marked with the original and the revised answers.
 
     Every question is one `agentinfer research` run; further flags are passed on to it. The folder of the run holds questions
@@ -139,48 +133,47 @@ def browsecomp_zh(
     """
     from agentinfer_lg.evals.datasets.browsecomp_zh import load_answer_sets
 
-    folder = data or default_data() / "browsecomp-zh"
-    sets = load_answer_sets(folder, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options, web=docs is None)
+    folder = flags.data or default_data() / "browsecomp-zh"
+    sets = load_answer_sets(folder, offset=flags.offset, limit=flags.limit)
+    check_ready(flags, web=flags.docs is None)
     answers: dict[str, Sequence[Question]] = {str(name): questions for name, questions in sets.items()}
-    _run_graded("browsecomp-zh", answers, options, data=folder, docs=docs, judge=judge)
+    _run_graded("browsecomp-zh", answers, flags, data=folder, docs=flags.docs, judge=flags.judge)
 
 
-@app.command(context_settings=_PASSED_ON)
-def deepdiver(
-    context: typer.Context,
-    file: Annotated[Path, typer.Option(help="Questions with answers: .json, .jsonl or .csv (docs/data.md).")],
-    question_field: Annotated[str, typer.Option(help="Name of the field; default: the common ones.")] = "",
-    answer_field: Annotated[str, typer.Option(help="The same of the answer.")] = "",
-    id_field: Annotated[str, typer.Option(help="The same of the id.")] = "",
-    topic_field: Annotated[str, typer.Option(help="The same of the topic.")] = "",
-    docs: Docs = None,
-    judge: WithJudge = True,
-    out: Out = Path("runs/deepdiver"),
-    policy: Policy = "agentcollab",
-    limit: MaybeLimit = None,
-    offset: Offset = 0,
-    parallel: Parallel = 4,
-    json_file: JsonFile = None,
-    profile: WithProfile = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DeepDiverFlags(BenchmarkFlags):
+    """Flags of `agentinfer eval deepdiver`."""
+
+    file: Annotated[Path, typer.Option(help="Questions with answers: .json, .jsonl or .csv (docs/data.md).")]
+    question_field: Annotated[str, typer.Option(help="Name of the field; default: the common ones.")] = ""
+    answer_field: Annotated[str, typer.Option(help="The same of the answer.")] = ""
+    id_field: Annotated[str, typer.Option(help="The same of the id.")] = ""
+    topic_field: Annotated[str, typer.Option(help="The same of the topic.")] = ""
+    docs: Docs = None
+    judge: WithJudge = True
+    out: Out = Path("runs/deepdiver")
+    policy: Policy = "agentcollab"
+    limit: MaybeLimit = None
+
+
+@study(app, DeepDiverFlags, context_settings=_PASSED_ON)
+def deepdiver(flags: DeepDiverFlags) -> None:
     """Questions of your own on the web, in the style of DeepDiver's WebPuzzle.
 
     Every question is one `agentinfer research` run; further flags are passed on to it.
     """
     from agentinfer_lg.evals.datasets.deepdiver import Fields, load_questions
 
-    given = {"question": question_field, "answer": answer_field, "id": id_field, "topic": topic_field}
+    given = {
+        "question": flags.question_field,
+        "answer": flags.answer_field,
+        "id": flags.id_field,
+        "topic": flags.topic_field,
+    }
     fields = Fields(**{name: (field,) for name, field in given.items() if field})
-    questions = load_questions(file, fields=fields, offset=offset, limit=limit)
-    options = RunOptions(
-        out=out, policy=policy, parallel=parallel, json_file=json_file, profile=profile, flags=context.args
-    )
-    check_ready(options, web=docs is None)
-    _run_graded("deepdiver", {"given": questions}, options, data=file, docs=docs, judge=judge)
+    questions = load_questions(flags.file, fields=fields, offset=flags.offset, limit=flags.limit)
+    check_ready(flags, web=flags.docs is None)
+    _run_graded("deepdiver", {"given": questions}, flags, data=flags.file, docs=flags.docs, judge=flags.judge)
 
 
 @app.command()
@@ -221,7 +214,7 @@ def profile(
 def _run_graded(
     name: str,
     answers: dict[str, Sequence[Question]],
-    options: RunOptions,
+    flags: BenchmarkFlags,
     *,
     data: Path,
     docs: Path | None,
@@ -231,5 +224,5 @@ def _run_graded(
     folder = docs.absolute() if docs else None
     typer.echo(f"{len(questions)} questions, searching {folder or 'the web'}", err=True)
     run_and_report(
-        name, questions, options, data=str(data.absolute()), docs=folder, answers=answers, judge=judge
+        name, questions, flags, data=str(data.absolute()), docs=folder, answers=answers, judge=judge
     )

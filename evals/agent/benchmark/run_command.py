@@ -8,13 +8,14 @@ import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.context import CollabPolicy
 from agentinfer_lg.errors import ConfigurationError, UserInputError
+from agentinfer_lg.evals.common.study import StudyFlags
 
 if TYPE_CHECKING:
     from agentinfer_lg.evals.agent.benchmark.run import BenchmarkRun, Scored
@@ -25,24 +26,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What all benchmarks can be told."""
-
-    out: Path
-    policy: CollabPolicy
-    parallel: int
-    json_file: Path | None
-    profile: bool
-    flags: Sequence[str]
-    """Further ones, for `agentinfer research`."""
+Out = Annotated[Path, typer.Option(help="Folder of this run; an unfinished one is continued.")]
+Policy = Annotated[CollabPolicy, typer.Option(help="Which model thinks.")]
+Limit = Annotated[int, typer.Option(min=1, help="Number of questions.")]
+Offset = Annotated[int, typer.Option(min=0, help="Questions to leave out at the start.")]
+Parallel = Annotated[int, typer.Option(min=1, help="Questions at once.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")]
+WithProfile = Annotated[
+    bool, typer.Option("--profile", help="Show where time and tokens went, and draw a chart.")
+]
 
 
-def check_ready(options: RunOptions, *, web: bool = False) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkFlags(StudyFlags):
+    """Flags that all benchmarks have."""
+
+    out: Out
+    policy: Policy = "agentcollab"
+    limit: Limit | None = 20
+    offset: Offset = 0
+    parallel: Parallel = 4
+    json_file: JsonFile = None
+    profile: WithProfile = False
+    context: typer.Context
+
+    @property
+    def passed_on(self) -> Sequence[str]:
+        """Further flags, for `agentinfer research`."""
+        return self.context.args
+
+
+def check_ready(flags: BenchmarkFlags, *, web: bool = False) -> None:
     """Make sure that a run can begin, before its first question fails, and its last.
 
     Args:
-        options: Of the run.
+        flags: Of the run.
         web: Whether it searches the web.
 
     Raises:
@@ -52,7 +70,7 @@ def check_ready(options: RunOptions, *, web: bool = False) -> None:
     from agentinfer_lg.tools.providers import find_provider
 
     settings = load_settings()
-    if not any(flag.partition("=")[0] in ("--small-url", "--large-url") for flag in options.flags):
+    if not any(flag.partition("=")[0] in ("--small-url", "--large-url") for flag in flags.passed_on):
         settings.endpoint("small")
     if not web:
         return
@@ -68,7 +86,7 @@ def check_ready(options: RunOptions, *, web: bool = False) -> None:
 def run_and_report(
     name: str,
     questions: Sequence[Question],
-    options: RunOptions,
+    flags: BenchmarkFlags,
     *,
     data: str,
     docs: Path | None,
@@ -80,7 +98,7 @@ def run_and_report(
     Args:
         name: Of the benchmark.
         questions: What is asked.
-        options: Of the run.
+        flags: Of the run.
         data: Identifies the questions.
         docs: Folder to search; None: the web.
         answers: The questions with each set of right answers, where the run is to be graded; what people see of such a run on
@@ -105,26 +123,26 @@ def run_and_report(
         raise UserInputError(msg)
     run = BenchmarkRun(
         name=name,
-        folder=options.out.absolute(),
+        folder=flags.out.absolute(),
         questions=questions,
         data=data,
         docs=docs,
-        flags=["--policy", options.policy, *options.flags],
-        parallel=options.parallel,
+        flags=["--policy", flags.policy, *flags.passed_on],
+        parallel=flags.parallel,
     )
     chosen = _choose_judge() if answers and judge else None
     scored, grades = _until_signal(_run_and_grade(run, answers or {}, chosen))
-    summary: dict[str, Any] = {"policy": options.policy, **summarise(scored)}
+    summary: dict[str, Any] = {"policy": flags.policy, **summarise(scored)}
     if grades:
         summary["marks"] = [{"answers": each.answers, "judge": each.judge, **each.figures} for each in grades]
     write_json(summary, run.folder / "summary.json")
     typer.echo("\n".join(summary_table(summary)))
     if grades:
         typer.echo("\n" + "\n".join(grades_table(grades)))
-    if options.profile and scored:
+    if flags.profile and scored:
         typer.echo("")
         summary["profile"] = show_profile(run.folder)
-    write_json(summary, options.json_file)
+    write_json(summary, flags.json_file)
     _exit_if_incomplete(len(questions) - len(scored), sum(each.unjudged for each in grades))
 
 

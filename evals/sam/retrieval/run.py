@@ -23,7 +23,7 @@ from agentinfer_lg.errors import UserInputError
 from agentinfer_lg.evals.datasets.trajectories import Session, in_half, load_sessions
 from agentinfer_lg.serving.sam.index.automaton import SuffixAutomaton
 from agentinfer_lg.serving.sam.index.memory import SqliteMemory
-from agentinfer_lg.serving.sam.index.retrieval import MinHashIndex
+from agentinfer_lg.serving.sam.index.min_hash_index import MinHashIndex
 from agentinfer_lg.serving.sam.types import IntArray
 
 RetrievalRow = dict[str, int | float]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agentinfer_lg.serving.sam.draft.drafter import Drafter
     from agentinfer_lg.serving.sam.draft.stats import DrafterStats
     from agentinfer_lg.serving.sam.index.memory import SessionMemory
-    from agentinfer_lg.serving.sam.index.retrieval import SessionIndex
+    from agentinfer_lg.serving.sam.index.session_index import SessionIndex
 
 _EMBEDDINGS_KEY = "AGENTINFER_SAM_EMBEDDINGS_KEY"
 
@@ -84,7 +84,8 @@ def drafter_figures(stats: DrafterStats) -> dict[str, float]:
 
 
 def _index_maker(config: SamConfig, model: Any) -> Callable[[], SessionIndex]:
-    from agentinfer_lg.serving.sam.index.retrieval import EmbeddingIndex, MinHashIndex
+    from agentinfer_lg.serving.sam.index.embedding_index import EmbeddingIndex
+    from agentinfer_lg.serving.sam.index.min_hash_index import MinHashIndex
 
     if not config.embeddings_url or not config.top_k:
         return MinHashIndex

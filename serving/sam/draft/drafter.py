@@ -34,7 +34,8 @@ from agentinfer_lg.serving.sam.index.histories import Histories
 from agentinfer_lg.serving.sam.index.history import StepLock
 from agentinfer_lg.serving.sam.index.live import LiveSessions
 from agentinfer_lg.serving.sam.index.memory import SessionMemory
-from agentinfer_lg.serving.sam.index.retrieval import MinHashIndex, SessionIndex
+from agentinfer_lg.serving.sam.index.min_hash_index import MinHashIndex
+from agentinfer_lg.serving.sam.index.session_index import SessionIndex
 from agentinfer_lg.serving.sam.index.similar import SimilarSessions
 from agentinfer_lg.serving.sam.types import IntArray, Source
 

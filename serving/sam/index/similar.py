@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentinfer_lg.serving.sam.index.automaton import SuffixAutomaton
-from agentinfer_lg.serving.sam.index.retrieval import SessionIndex
+from agentinfer_lg.serving.sam.index.session_index import SessionIndex
 from agentinfer_lg.serving.sam.types import IntArray
 
 

@@ -10,7 +10,8 @@ import pytest
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.serving.sam.config import SamConfig
 from agentinfer_lg.serving.sam.draft.assembly import make_drafter
-from agentinfer_lg.serving.sam.index.retrieval import EmbeddingIndex, MinHashIndex
+from agentinfer_lg.serving.sam.index.embedding_index import EmbeddingIndex
+from agentinfer_lg.serving.sam.index.min_hash_index import MinHashIndex
 
 MODEL = SimpleNamespace(model="some/model", tokenizer="some/tokenizer")
 

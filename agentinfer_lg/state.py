@@ -299,8 +299,9 @@ class SeekerState(_Shared, total=False):
     rescue: Any  # Any: `compression.view.Compaction` or None
     """What stands for the results so far while the large model is at work."""
     compression: dict[str, Any]
-    """JSON: `ticket` (`compression.policy.Job`) while a distillation is asked for, `swap` (`compression.view.Compaction`) and
-    `notes` (`compression.distillate.Distillate`) once there was one, `not_before` where notes would not have paid."""
+    """JSON, see `compression.cycle.Memory`: `ticket` (`compression.policy.Job`) while a distillation is asked for, `swap`
+    (`compression.view.Compaction`) and `notes` (`compression.distillate.Distillate`) once there was one, `refused` and
+    `not_before` where notes would not have paid."""
 
 
 class SeekerOutput(_Shared, total=False):

@@ -58,10 +58,15 @@ class BackgroundTasks:
             for key, task in list(self._tasks.items())
         )
 
-    async def cancel(self, owner: str) -> int:
-        """Stop the tasks of `owner` and return how many still ran; what they would have found can be found again."""
+    async def cancel(self, owner: str, *, about: str = "") -> int:
+        """Stop tasks of `owner` and return how many still ran; what they would have found can be found again.
+
+        Args:
+            owner: Whose tasks.
+            about: A part of the names of those to stop; empty: all of them.
+        """
         loop = asyncio.get_running_loop()
-        mine = [self._tasks.pop(key) for key in list(self._tasks) if key[0] == owner]
+        mine = [self._tasks.pop(key) for key in list(self._tasks) if key[0] == owner and about in key[1]]
         running = [task for task in mine if not task.done() and not task.get_loop().is_closed()]
         here = [task for task in running if task.get_loop() is loop]
         for task in running:

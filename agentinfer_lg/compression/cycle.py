@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from langchain_core.messages import AnyMessage
@@ -49,8 +49,8 @@ _COUNTS = ("turn", "prompt_tokens", "cached_tokens", "output_tokens", "seconds",
 Memory = dict[str, Any]  # Any: JSON
 """What an agent's state keeps of compression.
 
-`ticket` is the open job, `swap` the compaction in force, `notes` its notes, and `not_before` the first turn at which a job may
-be opened again. Saved runs hold these names.
+`ticket` is the open job, `swap` the compaction in force, and `notes` its notes. `refused` names the last job whose notes would
+not have paid, and `not_before` is the first turn after it at which a job may be opened. Saved runs hold these names.
 """
 
 
@@ -66,6 +66,15 @@ class CycleOptions:
     """Wait for each distillation and prefill, so that a run can be repeated."""
     prewarm: bool
     """Prefill the new context before the agent needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a job makes notes on, and for which question."""
+
+    rounds: Sequence[Round]
+    question: str
+    """What the agent worked on when the job was opened: notes must not depend on when they take effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,10 @@ class Agent(Protocol):
     def switches(self) -> bool:
         """Whether another model made the last call: it has the old prefix, and this one has neither."""
 
+    @property
+    def hidden(self) -> bool:
+        """Whether the model that makes the next call sees another context instead of this one."""
+
     def context_tokens(self, compaction: Compaction | None) -> int:
         """Return the length of the next prompt."""
 
@@ -124,19 +137,19 @@ class Agent(Protocol):
         """Return the transcript as the model sees it."""
 
     def write(
-        self, rounds: Sequence[Round], fresh: Distillate, earlier: Distillate, before: Compaction | None
+        self, material: Material, fresh: Distillate, earlier: Distillate, before: Compaction | None
     ) -> Written:
         """Join new notes to the earlier ones.
 
         Args:
-            rounds: What the new notes stand for.
+            material: What the new notes stand for.
             fresh: The new notes.
             earlier: Those that are in force.
             before: The compaction in force.
         """
 
-    async def distill(self, rounds: Sequence[Round]) -> Distilled:
-        """Make notes on the results of rounds."""
+    async def distill(self, material: Material) -> Distilled:
+        """Make notes on the results of a job."""
 
     async def prefill(self, compaction: Compaction) -> Prefill:
         """Prefill the prompt that the next model call would have after a compaction."""
@@ -147,9 +160,10 @@ class Agent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """A compaction that has just taken effect."""
+    """A compaction that has just taken effect; its event and its record have these names."""
 
-    job: str
+    ticket: str
+    """The job that made the notes."""
     lag: int
     """Turns between the opening of the job and now."""
     tokens_before: int
@@ -198,12 +212,13 @@ class Cycle:
 
     async def step(self) -> None:
         """Open a job, look after the open one, or let its notes take effect."""
-        await self._forget()
         job: Job | None = self.memory.get("ticket")
-        if job is not None and not self._rounds(job):
+        if job is not None and not self._material(job).rounds:
             job = None  # somebody took away what it was about
             self.memory["ticket"] = None
-        job = job or self._open()
+        if job is None:
+            await self._forget()
+            job = self._open()
         if job is None:
             return
         self.memory["ticket"] = job
@@ -219,26 +234,27 @@ class Cycle:
         """
         await self._tasks.cancel(self._owner)
         job: Job | None = self.memory.get("ticket")
-        if job is None:
-            return
-        if not job["noticed"]:
-            result = as_result(await self._store.get(job["id"]))
-            self._tell_end(job, result, failure="the agent ended before it was distilled")
-        self._agent.tell("swap", ticket=job["id"], ok=False, cause="the agent ended first")
-        self.memory["ticket"] = None
+        if job is not None:
+            if not job["noticed"]:
+                result = as_result(await self._store.get(job["id"]))
+                self._tell_end(job, result, failure="the agent ended before it was distilled")
+            self._agent.tell("swap", ticket=job["id"], ok=False, cause="the agent ended first")
+            self.memory["ticket"] = None
+            await self._store.forget(job["id"])
+        await self._forget()
 
     async def _forget(self) -> None:
-        """Let go of what the last compaction needed, once the state has it: a server runs for months."""
-        last = self.compaction
-        if last is not None and last["turn"] == self._agent.turn - 1:
-            await self._tasks.cancel(self._owner)
-            await self._store.forget(last["ticket"])
+        """Let go of what earlier jobs needed, once the state has their outcome: a server runs for months."""
+        last: Compaction | None = self.memory.get("swap")
+        for name in filter(None, (last and last["ticket"], self.memory.get("refused"))):
+            await self._tasks.cancel(self._owner, about=name)
+            await self._store.forget(name)
 
     def _open(self) -> Job | None:
         """Return a job for what is to be distilled next, if anything is and it would pay."""
         agent, before = self._agent, self.compaction
         size = agent.context_tokens(before)
-        if size <= self._options.after_tokens or agent.turn < self.memory.get("not_before", 0):
+        if size <= self._options.after_tokens or self._is_patient():
             return None
         rounds = to_distill(
             agent.messages, done=self._done(), keep_rounds=self._options.keep_rounds, context_tokens=size
@@ -248,8 +264,19 @@ class Cycle:
         if not rounds or not pays(saved=saved, prefill=max(0, size - results), turns=self._turns_left()):
             return None
         name = job_id(agent.question, before["ticket"] if before else "", rounds)
+        if name == self.memory.get("refused"):  # its calls have been counted
+            return None
         agent.tell("distill_start", ticket=name, tokens_before=results)
-        return Job(id=name, upto=rounds[-1].last_id, turn=agent.turn, noticed=False)
+        last = rounds[-1].last_id
+        return Job(id=name, upto=last, turn=agent.turn, noticed=False, question=agent.question)
+
+    def _is_patient(self) -> bool:
+        """Whether notes would not have paid a short while ago.
+
+        Other middleware takes messages away, so the count of turns may have gone back. That ends the wait.
+        """
+        not_before: int = self.memory.get("not_before", 0)
+        return 0 < not_before - self._agent.turn <= _PATIENCE_TURNS
 
     def _turns_left(self) -> int:
         return expected_turns(self._agent.turn, limit=self._agent.last_turn)
@@ -259,9 +286,10 @@ class Cycle:
         before = self.compaction
         return covered(self._agent.messages, before["upto"]) if before else 0
 
-    def _rounds(self, job: Job) -> list[Round]:
+    def _material(self, job: Job) -> Material:
         messages = self._agent.messages
-        return split_rounds(messages)[self._done() : covered(messages, job["upto"])]
+        rounds = split_rounds(messages)[self._done() : covered(messages, job["upto"])]
+        return Material(rounds, job.get("question", self._agent.question))
 
     async def _result(self, job: Job) -> dict[str, Any] | None:
         """Return the result of a job; if there is none yet, see to it that it is being made."""
@@ -276,16 +304,19 @@ class Cycle:
             await asyncio.wait({task})
         if not task.done() or task.cancelled() or task.exception() is not None:
             return None
-        made: dict[str, Any] = (
-            task.result()
-        )  # a store that loses what it was given is no reason to lose it too
-        return made
+        made: dict[str, Any] = task.result()
+        return (
+            as_result(await self._store.get(job["id"])) or made
+        )  # a second look tells if the store keeps it
 
     async def _distill(self, job: Job) -> dict[str, Any]:
-        distilled = await self._agent.distill(self._rounds(job))
+        distilled = await self._agent.distill(self._material(job))
         made = distilled.to_json()
         await self._store.put(job["id"], made)
-        if self._options.prewarm and not self._agent.switches:
+        at_once = (
+            self._agent.switches and self._options.waits
+        )  # the notes take effect where no prefix is warm
+        if self._options.prewarm and not self._agent.hidden and not at_once:
             self._start_prefill(job, self._written(job, distilled.notes)[1])
         return made
 
@@ -312,36 +343,35 @@ class Cycle:
         views = self._agent.view(self.compaction), self._agent.view(after)
         long, short = map(message_tokens, views)
         if not pays(saved=long - short, prefill=short - shared_tokens(*views), turns=self._turns_left()):
-            self.memory |= {"ticket": None, "not_before": self._agent.turn + _PATIENCE_TURNS}
-            self._agent.tell("swap", ticket=job["id"], ok=False, cause="it would not pay")
+            self._refuse(job)
             return
         if not await self._is_warm(job, after):
             return
-        self.compacted = Compacted(
-            job=job["id"],
-            lag=self._agent.turn - job["turn"],
-            tokens_before=long,
-            tokens_after=short,
-            removed=result["removed"],
-            failure=result["failure"],
-        )
         after = {**after, "tokens_before": long, "tokens_after": short}
         self.memory |= {"ticket": None, "swap": after, "notes": written.notes.to_json()}
-        self._agent.tell(
-            "swap",
-            ok=True,
+        self._tell_compaction(job, after, result)
+
+    def _refuse(self, job: Job) -> None:
+        """Leave the results as they are: the notes would not pay."""
+        not_before = self._agent.turn + _PATIENCE_TURNS
+        self.memory |= {"ticket": None, "refused": job["id"], "not_before": not_before}
+        self._agent.tell("swap", ticket=job["id"], ok=False, cause="it would not pay")
+
+    def _tell_compaction(self, job: Job, after: Compaction, result: Mapping[str, Any]) -> None:
+        self.compacted = Compacted(
             ticket=job["id"],
-            lag=self.compacted.lag,
-            tokens_before=long,
-            tokens_after=short,
+            lag=self._agent.turn - job["turn"],
+            tokens_before=after["tokens_before"],
+            tokens_after=after["tokens_after"],
             removed=result["removed"],
             failure=result["failure"],
         )
+        self._agent.tell("swap", ok=True, **asdict(self.compacted))
 
     def _written(self, job: Job, fresh: Distillate) -> tuple[Written, Compaction]:
         before = self.compaction
         earlier = Distillate.from_json(self.memory.get("notes") or {}) if before else Distillate()
-        written = self._agent.write(self._rounds(job), fresh, earlier, before)
+        written = self._agent.write(self._material(job), fresh, earlier, before)
         compaction = Compaction(
             ticket=job["id"],
             upto=job["upto"],
@@ -360,7 +390,7 @@ class Cycle:
         the round that has just ended are prefilled here: the next call would have to do it anyway, with either context. A
         compaction that turns out to be cold is put off instead of paid for.
         """
-        if not self._options.prewarm or self._agent.switches:
+        if not self._options.prewarm or self._agent.switches or self._agent.hidden:
             return True
         count = len(self._agent.messages)
         ahead = self._start_prefill(job, after, part=job.get("warming", ""))
@@ -381,10 +411,15 @@ class Cycle:
             self.calls += done.calls if done else ()
         return True
 
-    def _patience(self, prefill: Prefill) -> float:
-        """Seconds to wait for the prefill of what came after an earlier one: twice what that one lets expect."""
+    def _patience(self, prefill: Prefill) -> float | None:
+        """Seconds to wait for the prefill of what came after an earlier one: twice what that one lets expect.
+
+        None stands for no limit.
+        """
+        if self._options.waits:
+            return None
         rest = self._agent.messages[prefill.messages :]
-        if len(split_rounds(rest)) > 1 and not self._options.waits:
+        if len(split_rounds(rest)) > 1:
             return 0.0
         if prefill.tokens is None:
             return _GRACE_SECONDS

@@ -160,23 +160,11 @@ async def _notes(
     done: Distilled,
 ) -> Distillate:
     """Let the model write notes on one chunk; what fails is made without it."""
-    size = sum(estimate_tokens(original.text) for original in chunk)
-    lines = max(_MIN_LINES, min(_MAX_LINES, size // _TOKENS_PER_LINE))
-    numbers = [original.number for original in chunk]
-    results = "\n".join(f"[{original.number}] {original.title}: {original.text}" for original in chunk)
-    prompt = prompts.distill.format(results=results, question=queries[0] if queries else "")
-    limit = lines * _LINE_TOKENS
+    lines = max(_MIN_LINES, min(_MAX_LINES, _tokens(chunk) // _TOKENS_PER_LINE))
     try:
-        called = await caller.call(
-            tier,
-            [HumanMessage(prompt)],
-            role="distill",
-            max_tokens=limit,
-            guide=Guide(regex=distillate_regex(numbers, lines=lines)),
-            fallback=False,
-        )
+        called = await _written(caller, prompts, chunk, queries, tier, lines=lines)
     except ContextOverflowError as error:
-        halves = _halves(chunk) if size > _LEAST_TOKENS else []
+        halves = _halves(chunk) if _tokens(chunk) > _LEAST_TOKENS else []
         if len(halves) < 2:
             done.failure = str(error)
             return notes_without_model(chunk, queries)
@@ -187,9 +175,8 @@ async def _notes(
         done.failure = str(error)
         return notes_without_model(chunk, queries)
     done.calls.append(called.record)
-    notes, removed = verified(
-        read_notes(called.reply.text, numbers, cut=called.record["output_tokens"] >= limit), chunk
-    )
+    is_cut = called.record["output_tokens"] >= lines * _LINE_TOKENS
+    notes, removed = verified(read_notes(called.reply.text, _numbers(chunk), cut=is_cut), chunk)
     done.removed += removed
     if not notes.facts:
         done.failure = f"nothing that the {tier} model wrote is borne out by the results"
@@ -197,10 +184,39 @@ async def _notes(
     return notes
 
 
+async def _written(
+    caller: DistillCaller,
+    prompts: Prompts,
+    chunk: Sequence[Original],
+    queries: Sequence[str],
+    tier: Tier,
+    *,
+    lines: int,
+) -> Called:
+    """Have the model write at most so many lines of notes on one chunk."""
+    results = "\n".join(f"[{original.number}] {original.title}: {original.text}" for original in chunk)
+    prompt = prompts.distill.format(results=results, question=queries[0] if queries else "")
+    return await caller.call(
+        tier,
+        [HumanMessage(prompt)],
+        role="distill",
+        max_tokens=lines * _LINE_TOKENS,
+        guide=Guide(regex=distillate_regex(_numbers(chunk), lines=lines)),
+        fallback=False,
+    )
+
+
+def _numbers(originals: Sequence[Original]) -> list[int]:
+    return [original.number for original in originals]
+
+
+def _tokens(originals: Sequence[Original]) -> int:
+    return sum(estimate_tokens(original.text) for original in originals)
+
+
 def notes_without_model(originals: Sequence[Original], queries: Sequence[str]) -> Distillate:
     """Return what stands in for notes where no model wrote any: the sentences that match the queries best."""
-    size = sum(estimate_tokens(original.text) for original in originals)
-    return extracted(originals, queries, tokens=max(60, int(_EXTRACT_SHARE * size)))
+    return extracted(originals, queries, tokens=max(60, int(_EXTRACT_SHARE * _tokens(originals))))
 
 
 def _chunk_tokens(window: int | None) -> int:

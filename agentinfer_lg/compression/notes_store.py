@@ -17,9 +17,11 @@ _SECONDS = 10.0
 class NotesStore:
     """One namespace of a store, with a spare: what can be made again must never end a run.
 
+    The spare holds everything until it is told to forget: a store may take what it does not keep.
+
     Args:
         store: The store; None if there is none.
-        spare: Used where `store` is missing or fails.
+        spare: Used where `store` is missing, fails, or does not keep what it was given.
         space: The namespace.
     """
 
@@ -55,8 +57,6 @@ class NotesStore:
                     await store.aput(self._space, key, value, index=False)
             except Exception as error:
                 self._failed(f"The store cannot be written ({_sentence(error)}): notes stay in memory.")
-                continue
-            return
 
     async def forget(self, key: str) -> None:
         """Let the spare forget what is under `key`; the store of the graph keeps it, for forks of a run."""

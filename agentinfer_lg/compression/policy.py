@@ -30,6 +30,8 @@ class Job(TypedDict):
     """Turn at whose end it was asked for."""
     noticed: bool
     """Whether its end was told and its calls were counted."""
+    question: NotRequired[str]
+    """What was asked when it was opened; not there in runs of an earlier version."""
     warming: NotRequired[str]
     """Which prefill of the new context is the latest one; not there: the first."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
@@ -13,6 +13,16 @@ from agentinfer_lg.prompts import Prompts
 from agentinfer_lg.text import clip
 
 _FOLDED_TOKENS = 200
+
+
+def stub_in(prompts: Prompts) -> Callable[[list[int]], str]:
+    """Return what writes the stub of a distilled result from the numbers in it, in the language of `prompts`."""
+
+    def stub(numbers: list[int]) -> str:
+        marks = " ".join(f"[{number}]" for number in numbers)
+        return prompts.in_notes.format(numbers=marks).strip()
+
+    return stub
 
 
 def originals_in(rounds: Sequence[Round]) -> list[Original]:

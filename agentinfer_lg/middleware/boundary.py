@@ -18,13 +18,14 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from langgraph.store.base import BaseStore
 
 from agentinfer_lg.compression.background import BackgroundTasks
-from agentinfer_lg.compression.cycle import Cycle, CycleOptions, Prefill, Written
+from agentinfer_lg.compression.cycle import Cycle, CycleOptions, Material, Prefill, Written
 from agentinfer_lg.compression.distill import Distilled, distill
 from agentinfer_lg.compression.distillate import Distillate
 from agentinfer_lg.compression.lacking import lacking
 from agentinfer_lg.compression.notes_store import NotesStore
 from agentinfer_lg.compression.originals import Original, join_originals, recalled
-from agentinfer_lg.compression.policy import covered
+from agentinfer_lg.compression.policy import covered, shared_tokens
+from agentinfer_lg.compression.steps import stub_in
 from agentinfer_lg.compression.view import Compaction, Round, compressed_view, message_tokens, split_rounds
 from agentinfer_lg.context import CompressionMode
 from agentinfer_lg.hints import SessionHints
@@ -33,7 +34,7 @@ from agentinfer_lg.middleware.recall import number_of, result_ids, with_recalled
 from agentinfer_lg.middleware.requests import CallRole, base_url, hinted, limited
 from agentinfer_lg.middleware.servers import Hints, Servers
 from agentinfer_lg.middleware.session import text_of
-from agentinfer_lg.prompts import PROMPTS
+from agentinfer_lg.prompts import PROMPTS, Prompts
 from agentinfer_lg.text import clip, detect_language
 
 _QUERIES = 6
@@ -95,21 +96,18 @@ class Boundary:
         self._session = state.get("agentinfer_session") or "agent"
         self._results = result_ids(state["messages"], self._memory.get("results") or [])
         self._events: list[dict[str, Any]] = []
+        self._supersedes = False
         self.messages: list[AnyMessage] = [_plain(message) for message in request.messages]
         self.turn = sum(isinstance(message, AIMessage) for message in state["messages"])
         self.last_turn = self._knobs.max_turns or _NO_LIMIT
         asked = [text_of(message) for message in self.messages if isinstance(message, HumanMessage)]
         self.question = clip(asked[-1], tokens=_QUESTION_TOKENS) if asked else ""
-        self._prompts = PROMPTS[detect_language(self.question)]
+        # The first call of an agent that an earlier version saved counts as no switch.
+        self.switches: bool = self._memory.get("place", self.place) != self.place
         self._cycle = Cycle(
             self,
             self._memory,
-            options=CycleOptions(
-                after_tokens=self._knobs.compress_after_tokens,
-                keep_rounds=self._knobs.keep_rounds,
-                waits=self._knobs.compression == "barrier",
-                prewarm=self._knobs.prewarm and bool(base_url(request.model)),
-            ),
+            options=_options(self._knobs, request.model),
             store=NotesStore(store, shared.spare, ("agentinfer", "notes", self._session)),
             tasks=shared.background,
             owner=self._session,
@@ -122,7 +120,7 @@ class Boundary:
             if self._knobs.compression != "off":
                 await self._cycle.step()
                 await self._recall()
-                self._memory["place"] = self.place
+                self._note_place()
             self.update = self._memory
         return await self._seen(role)
 
@@ -136,15 +134,13 @@ class Boundary:
         """See `cycle.Agent`."""
         model = self._request.model
         where = f"{base_url(model)}-{getattr(model, 'model_name', '')}"
-        return sha256(where.encode(errors="replace")).hexdigest()[
-            :12
-        ]  # it is saved, and an address may hold a password
+        digest = sha256(where.encode(errors="replace"))  # it is saved, and an address may hold a password
+        return digest.hexdigest()[:12]
 
     @property
-    def switches(self) -> bool:
-        """See `cycle.Agent`; the first call of a saved agent of an earlier version counts as no switch."""
-        before: str = self._memory.get("place", self.place)
-        return before != self.place
+    def hidden(self) -> bool:
+        """See `cycle.Agent`; every model of an agent sees the same context."""
+        return False
 
     def context_tokens(self, compaction: Compaction | None) -> int:
         """Return what the server counted, and an estimate of what came after."""
@@ -164,22 +160,22 @@ class Boundary:
         return self._view(self.messages, compaction)
 
     def write(
-        self, rounds: Sequence[Round], fresh: Distillate, earlier: Distillate, before: Compaction | None
+        self, material: Material, fresh: Distillate, earlier: Distillate, before: Compaction | None
     ) -> Written:
         """See `cycle.Agent`; steps are never left out, for what people said stands between them."""
-        notes = fresh.after(earlier, queries=self._queries(rounds), tokens=self._knobs.notes_tokens)
-        return Written(notes, notes.text(self._prompts, recall=self._knobs.recall))
+        notes = fresh.after(earlier, queries=_queries(material), tokens=self._knobs.notes_tokens)
+        return Written(notes, notes.text(_prompts(material.question), recall=self._knobs.recall))
 
-    async def distill(self, rounds: Sequence[Round]) -> Distilled:
+    async def distill(self, material: Material) -> Distilled:
         """See `cycle.Agent`."""
         model = self._shared.distiller or self._request.model
         profile = await self._shared.servers.profile(model)
         hints = await self._shared.servers.wants_hints(model, self._knobs.hints)
         return await distill(
             Distiller(model, profile, session=self._session, turn=self.turn, hints=hints),
-            self._prompts,
-            self._originals(rounds),
-            self._queries(rounds),
+            _prompts(material.question),
+            self._originals(material.rounds),
+            _queries(material),
             tier="small",
             window=profile.max_model_len if profile else None,
             seconds=self._knobs.distill_seconds,
@@ -198,7 +194,13 @@ class Boundary:
                 answer = await self._call(limited(request, 1))
         except Exception:  # the next step meets the same server, and says what is wrong
             return Prefill(count)
-        return Prefill(count, tokens=_prefilled(answer), seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return Prefill(count, tokens=_prefilled(answer) or self._fresh_tokens(compaction), seconds=seconds)
+
+    def _fresh_tokens(self, compaction: Compaction) -> int:
+        """Estimate what a compaction would have prefilled, where a server does not tell."""
+        views = self.view(self._cycle.compaction), self.view(compaction)
+        return max(1, message_tokens(views[1]) - shared_tokens(*views))
 
     def tell(self, event: str, **values: object) -> None:
         """See `cycle.Agent`."""
@@ -209,15 +211,12 @@ class Boundary:
         request = self._request.override(messages=self._view(self._request.messages, compaction))
         if not await self._shared.servers.wants_hints(request.model, self._knobs.hints):
             return request
-        compacted = self._cycle.compacted is not None
-        hints = SessionHints(session_id=self._session, turn=self.turn, role=role, supersedes=compacted)
+        hints = SessionHints(session_id=self._session, turn=self.turn, role=role, supersedes=self._supersedes)
         return hinted(request, hints, await self._shared.servers.profile(request.model))
 
     def _view(self, messages: Sequence[AnyMessage], compaction: Compaction | None) -> list[AnyMessage]:
-        def stub(numbers: list[int]) -> str:
-            marks = " ".join(f"[{number}]" for number in numbers)
-            return self._prompts.in_notes.format(numbers=marks).strip()
-
+        # The language of the notes: a question in another language must not change what is cached.
+        stub = stub_in(_prompts(compaction["text"] if compaction else ""))
         view = compressed_view(messages, compaction, stub=stub, numbers=self._numbers)
         return with_recalled(view, self._recalled(messages, compaction))
 
@@ -245,7 +244,7 @@ class Boundary:
         whole = [text_of(result) for round_ in rounds[done:] for result in round_.results]
         known = self._recalled(self.messages, compaction)
         again = [str(each["text"]) for each in known.values()]
-        visible = "\n".join([notes.text(self._prompts, recall=False), *whole, *again])
+        visible = "\n".join([notes.text(_prompts(self.question), recall=False), *whole, *again])
         found = await asyncio.to_thread(lacking, hidden, visible, [self.question])
         if found is None:
             return
@@ -254,6 +253,17 @@ class Boundary:
         brought = {"number": original.number, "query": self.question, "text": text}
         self._memory["recalled"] = {**known, str(last.id): brought}
         self.tell("recall", ticket=str(original.number), text=self.question)
+
+    def _note_place(self) -> None:
+        """Note who thinks now, and whether its server is told that what it has cached of the old context is dead."""
+        compaction, place = self._cycle.compaction, self.place
+        self._memory["place"] = place
+        if compaction is None:
+            return
+        seen: dict[str, Any] = self._memory.get("seen") or {}
+        places: list[str] = seen.get("places", []) if seen.get("ticket") == compaction["ticket"] else []
+        self._supersedes = place not in places
+        self._memory["seen"] = {"ticket": compaction["ticket"], "places": sorted({*places, place})}
 
     def _originals(self, rounds: Sequence[Round]) -> list[Original]:
         titles = self._titles()
@@ -277,14 +287,28 @@ class Boundary:
                     titles.setdefault(number, clip(title, tokens=_TITLE_TOKENS))
         return titles
 
-    def _queries(self, rounds: Sequence[Round]) -> list[str]:
-        """The question, then what tools were asked for, latest first."""
-        asked = [
-            clip(_arguments(call["args"]), tokens=_TITLE_TOKENS)
-            for round_ in reversed(rounds)
-            for call in round_.step.tool_calls
-        ]
-        return [self.question, *list(dict.fromkeys(filter(None, asked)))[:_QUERIES]]
+
+def _queries(material: Material) -> list[str]:
+    """Return the question, then what tools were asked for, latest first."""
+    asked = [
+        clip(_arguments(call["args"]), tokens=_TITLE_TOKENS)
+        for round_ in reversed(material.rounds)
+        for call in round_.step.tool_calls
+    ]
+    return [material.question, *list(dict.fromkeys(filter(None, asked)))[:_QUERIES]]
+
+
+def _prompts(text: str) -> Prompts:
+    return PROMPTS[detect_language(text)]
+
+
+def _options(knobs: Knobs, model: BaseChatModel) -> CycleOptions:
+    return CycleOptions(
+        after_tokens=knobs.compress_after_tokens,
+        keep_rounds=knobs.keep_rounds,
+        waits=knobs.compression == "barrier",
+        prewarm=knobs.prewarm and bool(base_url(model)),
+    )
 
 
 def _prefilled(answer: object) -> int | None:

@@ -9,15 +9,14 @@ from typing import Any
 from langchain_core.messages import AnyMessage
 from langgraph.store.base import BaseStore
 
-from agentinfer_lg.compression.cycle import Compacted, Cycle, CycleOptions, Prefill, Written
+from agentinfer_lg.compression.cycle import Compacted, Cycle, CycleOptions, Material, Prefill, Written
 from agentinfer_lg.compression.distill import Distilled, distill
 from agentinfer_lg.compression.distillate import Distillate
 from agentinfer_lg.compression.notes_store import NotesStore
 from agentinfer_lg.compression.policy import covered
-from agentinfer_lg.compression.steps import fold, originals_in, searched
+from agentinfer_lg.compression.steps import fold, originals_in, searched, stub_in
 from agentinfer_lg.compression.view import (
     Compaction,
-    Round,
     compressed_view,
     latest_tokens,
     message_tokens,
@@ -157,10 +156,12 @@ class _Seeker:
 
     @property
     def switches(self) -> bool:
-        if self._rescued:  # the large model will never see this context
-            return True
         last = self._last_think()
         return last is not None and last["tier"] != self._tier
+
+    @property
+    def hidden(self) -> bool:
+        return self._rescued
 
     def context_tokens(self, compaction: Compaction | None) -> int:
         """What the server counted, and an estimate of what came after."""
@@ -173,8 +174,9 @@ class _Seeker:
         return _view(self.messages, compaction, self._context, self._prompts)
 
     def write(
-        self, rounds: Sequence[Round], fresh: Distillate, earlier: Distillate, before: Compaction | None
+        self, material: Material, fresh: Distillate, earlier: Distillate, before: Compaction | None
     ) -> Written:
+        rounds = material.rounds
         dead_ends = [
             self._prompts.nothing_found.format(queries=query)
             for round_ in rounds
@@ -183,7 +185,7 @@ class _Seeker:
         ]
         found = replace(fresh, dead_ends=(*fresh.dead_ends, *dead_ends))
         tokens = self._context.notes_tokens
-        notes = found.after(earlier, queries=self._queries(rounds), tokens=tokens)
+        notes = found.after(earlier, queries=_queries(material), tokens=tokens)
         folded, left_out = fold(
             split_rounds(self.messages)[: covered(self.messages, rounds[-1].last_id)],
             self._prompts,
@@ -193,13 +195,13 @@ class _Seeker:
         text = notes.text(self._prompts, recall=self._context.recall)
         return Written(notes, "\n".join(filter(None, [text, left_out])), folded)
 
-    async def distill(self, rounds: Sequence[Round]) -> Distilled:
+    async def distill(self, material: Material) -> Distilled:
         tier: Tier = "large" if self._context.policy == "always-large" else "small"
         return await distill(
             seeker_caller(self._state, self._context, self._resources),
             self._prompts,
-            originals_in(rounds),
-            self._queries(rounds),
+            originals_in(material.rounds),
+            _queries(material),
             tier=tier,
             window=self._resources.models.tier(tier).max_model_len,
             seconds=self._context.distill_seconds,
@@ -232,13 +234,14 @@ class _Seeker:
     def tell(self, event: str, **values: object) -> None:
         emit(event, self.name, turn=self.turn, **values)  # type: ignore[arg-type]  # names of the cycle
 
-    def _queries(self, rounds: Sequence[Round]) -> list[str]:
-        """The task, then what was searched, latest first: notes must not depend on when they take effect."""
-        queries = [query for round_ in reversed(rounds) for query in searched([round_.step])]
-        return [self.question, *queries[:_QUERIES]]
-
     def _last_think(self) -> CallRecord | None:
         return next((call for call in reversed(self._state["calls"]) if call["role"] == "think"), None)
+
+
+def _queries(material: Material) -> list[str]:
+    """Return the task, then what was searched, latest first."""
+    queries = [query for round_ in reversed(material.rounds) for query in searched([round_.step])]
+    return [material.question, *queries[:_QUERIES]]
 
 
 def _cycle(
@@ -264,7 +267,7 @@ def _record(agent: _Seeker, compacted: Compacted) -> CompactionRecord:
     return CompactionRecord(
         agent=agent.name,
         turn=agent.turn,
-        ticket=compacted.job,
+        ticket=compacted.ticket,
         lag=compacted.lag,
         tokens_before=compacted.tokens_before,
         tokens_after=compacted.tokens_after,
@@ -286,7 +289,4 @@ def _notes(state: SeekerState) -> Distillate:
 def _view(
     messages: Sequence[AnyMessage], compaction: Compaction | None, context: Context, prompts: Prompts
 ) -> list[AnyMessage]:
-    def stub(numbers: list[int]) -> str:
-        return prompts.in_notes.format(numbers=" ".join(f"[{number}]" for number in numbers)).strip()
-
-    return compressed_view(messages, compaction, stub=stub, reasoning=context.keep_reasoning)
+    return compressed_view(messages, compaction, stub=stub_in(prompts), reasoning=context.keep_reasoning)

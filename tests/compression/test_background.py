@@ -79,6 +79,15 @@ async def test_the_context_of_the_starter_is_not_the_jobs() -> None:
     assert await BackgroundTasks().ensure("a", "n", _value) == "none"
 
 
+async def test_cancel_what_is_about_one_thing() -> None:
+    tasks = BackgroundTasks()
+    gate = asyncio.Event()
+    mine = [tasks.ensure("a", name, gate.wait) for name in ("x", "warm-x-small", "y")]
+    assert await tasks.cancel("a", about="x") == 2
+    assert [task.cancelled() for task in mine] == [True, True, False]
+    await tasks.cancel("a")
+
+
 async def test_cancel() -> None:
     tasks = BackgroundTasks(limit=1)
     forever = asyncio.Event().wait

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +13,19 @@ from langgraph.store.base import BaseStore, Op
 from langgraph.store.memory import InMemoryStore
 
 from agentinfer_lg.compression.background import BackgroundTasks
-from agentinfer_lg.compression.cycle import Cycle, CycleOptions, Memory, Prefill, Written, as_result
+from agentinfer_lg.compression.cycle import (
+    Cycle,
+    CycleOptions,
+    Material,
+    Memory,
+    Prefill,
+    Written,
+    as_result,
+)
 from agentinfer_lg.compression.distill import Distilled
 from agentinfer_lg.compression.distillate import Distillate, Fact
 from agentinfer_lg.compression.notes_store import NotesStore
-from agentinfer_lg.compression.view import Compaction, Round, compressed_view, message_tokens
+from agentinfer_lg.compression.view import Compaction, compressed_view, message_tokens
 
 SPACE = ("agentinfer", "notes", "s")
 LONG = "Ada Winter lit the lamp of Heron Point in 1871 and kept it for forty years. " * 12
@@ -42,11 +50,13 @@ class PlainAgent:
     last_turn: int = 1000
     place: str = "small"
     switches: bool = False
+    hidden: bool = False
     notes: str = "Ada Winter lit it."
     failing: int = 0
     """Distillations that fail."""
     prefill_gate: asyncio.Event | None = None
     distilled: int = 0
+    asked: list[str] = field(default_factory=list)
     prefilled: list[int] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -57,11 +67,13 @@ class PlainAgent:
         return compressed_view(self.messages, compaction, stub=lambda numbers: f"{numbers} in the notes")
 
     def write(
-        self, rounds: Sequence[Round], fresh: Distillate, earlier: Distillate, before: Compaction | None
+        self, material: Material, fresh: Distillate, earlier: Distillate, before: Compaction | None
     ) -> Written:
+        self.asked.append(material.question)
         return Written(fresh, "\n".join(fact.text for fact in (*earlier.facts, *fresh.facts)))
 
-    async def distill(self, rounds: Sequence[Round]) -> Distilled:
+    async def distill(self, material: Material) -> Distilled:
+        self.asked.append(material.question)
         self.distilled += 1
         if self.failing:
             self.failing -= 1
@@ -148,15 +160,26 @@ async def test_no_look_waits_for_a_distillation() -> None:
 
 @pytest.mark.parametrize("waits", [True, False], ids=["barrier", "background"])
 async def test_a_store_that_forgets_is_no_reason_to_forget(waits: bool) -> None:
-    """The graph recovered at the second look; the middleware distilled for ever and said nothing."""
+    """The graph recovered at the second look; the middleware waited for ever. Neither of them said anything."""
     session = Session(store=Forgetful(), waits=waits)
     agent = PlainAgent(transcript(4), turn=4)
     cycle = await session.look(agent)
     if not waits:
         await until_done(session)
-        cycle = await session.look(replace(agent, turn=5))
+        agent = replace(agent, turn=5)
+        cycle = await session.look(agent)
     assert cycle.compacted is not None
     assert agent.distilled == 1
+    assert "does not keep notes" in agent.told("warning")[0]["text"]
+
+
+async def test_the_calls_of_a_job_count_even_if_the_store_forgot_it_before_the_end() -> None:
+    session = Session(store=Forgetful(), waits=False)
+    await session.look(PlainAgent(transcript(4), turn=4))
+    await until_done(session)
+    agent = PlainAgent(transcript(5), turn=5)
+    await session.cycle(agent).settle()
+    assert agent.told("distill_end")[0]["ok"]
 
 
 async def test_notes_that_would_not_pay_are_thought_of_again_after_a_while() -> None:
@@ -170,6 +193,23 @@ async def test_notes_that_would_not_pay_are_thought_of_again_after_a_while() -> 
     assert early.events == []
     late = await session.look(PlainAgent(transcript(8), turn=8))
     assert late.compacted is not None
+
+
+async def test_the_same_notes_are_not_weighed_twice() -> None:
+    """Their calls would be counted twice: the store has their result."""
+    idle: list[AnyMessage] = [AIMessage("I think.", id=f"idle-{n}") for n in range(4)]
+    session = Session(store=InMemoryStore())
+    await session.look(PlainAgent([*transcript(3), idle[0]], turn=4, notes=LONG * 4))
+    assert session.memory["not_before"] == 8
+    later = PlainAgent([*transcript(3), *idle], turn=8)
+    cycle = await session.look(later)
+    assert (later.events, cycle.calls) == ([], [])
+
+
+async def test_patience_ends_if_the_count_of_turns_has_gone_back() -> None:
+    """Other middleware takes messages out of a transcript, and their turns with them."""
+    session = Session(memory={"ticket": None, "not_before": 80})
+    assert (await session.look(PlainAgent(transcript(4), turn=4))).compacted is not None
 
 
 async def test_a_run_that_an_earlier_version_gave_up_is_compressed_again() -> None:
@@ -257,12 +297,78 @@ async def test_another_model_has_neither_prefix_so_nothing_is_prefilled_for_it()
     await session.tasks.cancel("s")
 
 
-async def test_what_the_last_compaction_needed_is_forgotten() -> None:
-    """The middleware forgot it; a server of the graph kept it for ever."""
+@pytest.mark.parametrize("hidden", [False, True])
+async def test_a_model_that_comes_back_finds_its_new_context_prefilled(hidden: bool) -> None:
+    """A job that is opened at a switch ends after it; only a model that sees another context needs no prefill."""
+    session = Session(waits=False, prewarm=True)
+    agent = PlainAgent(transcript(4), turn=4, switches=True, hidden=hidden)
+    await session.look(agent)
+    await until_done(session)
+    assert agent.prefilled == ([] if hidden else [len(transcript(4))])
+
+
+async def test_nothing_is_prefilled_for_a_model_that_sees_another_context() -> None:
+    session = Session(prewarm=True)
+    agent = PlainAgent(transcript(4), turn=4, hidden=True)
+    assert (await session.look(agent)).compacted is not None
+    assert agent.prefilled == []
+
+
+async def test_a_barrier_waits_for_all_of_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentinfer_lg.compression.cycle._GRACE_SECONDS", 0.0)
+    session = Session(waits=False, prewarm=True)
+    await session.look(PlainAgent(transcript(4), turn=4))
+    await until_done(session)
+    session.waits = True
+    gate = asyncio.Event()
+    look = asyncio.create_task(session.look(PlainAgent(transcript(7), turn=7, prefill_gate=gate)))
+    for _ in range(20):  # all that does not wait has come to its end
+        await asyncio.sleep(0)
+    gate.set()
+    assert (await look).compacted is not None
+
+
+async def test_notes_answer_what_was_asked_when_their_job_was_opened() -> None:
+    """In the middleware a new question changed the notes after their prefill."""
+    session = Session(waits=False, prewarm=True)
+    agent = PlainAgent(transcript(4), turn=4)
+    await session.look(agent)
+    await until_done(session)
+    later = PlainAgent(transcript(5), turn=5, question="And who put it out?")
+    await session.look(later)
+    assert agent.asked
+    assert later.asked
+    assert set(agent.asked + later.asked) == {"Who lit it?"}
+
+
+async def test_a_job_of_an_earlier_version_goes_on() -> None:
+    session = Session(waits=False)
+    await session.look(PlainAgent(transcript(4), turn=4))
+    await until_done(session)
+    del session.memory["ticket"]["question"]
+    agent = PlainAgent(transcript(5), turn=5)
+    assert (await session.look(agent)).compacted is not None
+    assert agent.asked == ["Who lit it?"]
+
+
+async def test_a_call_that_fails_does_not_stop_a_distillation() -> None:
+    """The state does not have the job then, and the next look opens it again."""
+    session = Session(waits=False)
+    agent = PlainAgent(transcript(4), turn=4)
+    await session.look(agent)
+    session.memory = {}
+    await session.look(agent)
+    await until_done(session)
+    assert agent.distilled == 1
+
+
+@pytest.mark.parametrize("turns", [1, 2], ids=["next", "skipped"])
+async def test_what_the_last_compaction_needed_is_forgotten(turns: int) -> None:
+    """The middleware forgot it, if no turn was skipped; a server of the graph kept it for ever."""
     session = Session()
     await session.look(PlainAgent(transcript(4), turn=4))
     assert session.spare.search(SPACE)
-    await session.look(PlainAgent(transcript(4), turn=5))
+    await session.look(PlainAgent(transcript(4), turn=4 + turns))
     assert not session.spare.search(SPACE)
     assert not session.tasks._tasks
 
@@ -289,6 +395,25 @@ async def test_settling_gives_an_open_job_up_and_says_so(done: bool) -> None:
     assert cycle.memory["ticket"] is None
     assert agent.told("distill_end")[0]["ok"] is done
     assert agent.told("swap")[0]["cause"] == "the agent ended first"
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["compacted", "open"])
+async def test_settling_leaves_nothing_in_this_process(waits: bool) -> None:
+    session = Session(store=InMemoryStore(), waits=waits)
+    await session.look(PlainAgent(transcript(4), turn=4))
+    await until_done(session)
+    assert session.spare.search(SPACE)
+    await session.cycle(PlainAgent(transcript(5), turn=5)).settle()
+    assert not session.spare.search(SPACE)
+    assert not session.tasks._tasks
+
+
+async def test_notes_that_would_not_pay_leave_nothing_in_this_process() -> None:
+    session = Session(store=InMemoryStore())
+    await session.look(PlainAgent(transcript(4), turn=4, notes=LONG * 4))
+    await session.look(PlainAgent(transcript(4), turn=5))
+    assert not session.spare.search(SPACE)
+    assert not session.tasks._tasks
 
 
 async def test_settling_without_a_job_says_nothing() -> None:

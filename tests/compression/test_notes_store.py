@@ -1,4 +1,4 @@
-"""The shelf: a store that fails costs a distillate, never a run."""
+"""The notes store: a store that fails costs a distillate, never a run."""
 
 from typing import Any
 
@@ -17,23 +17,25 @@ class _Broken(InMemoryStore):
         raise ConnectionError("the store is gone")
 
 
-class _Forgetful(InMemoryStore):
+class _Full(InMemoryStore):
     async def aput(self, *_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
 
 async def test_the_store_keeps_it() -> None:
     store, spare = InMemoryStore(), InMemoryStore()
-    shelf = NotesStore(store, spare, _SPACE)
-    assert await shelf.get("a") is None
-    await shelf.put("a", {"notes": 1})
-    assert await shelf.get("a") == {"notes": 1}
+    notes = NotesStore(store, spare, _SPACE)
+    assert await notes.get("a") is None
+    await notes.put("a", {"notes": 1})
+    assert await notes.get("a") == {"notes": 1}
+    await notes.forget("a")
     assert await spare.aget(_SPACE, "a") is None
+    assert await notes.get("a") == {"notes": 1}, "only this process forgets it"
     assert await NotesStore(store, InMemoryStore(), _SPACE).get("a") == {"notes": 1}, (
         "another process finds it"
     )
     assert await NotesStore(store, spare, ("agentinfer", "notes", "other")).get("a") is None
-    assert shelf.problem == ""
+    assert notes.problem == ""
 
 
 async def test_without_a_store_the_spare_does() -> None:
@@ -43,16 +45,27 @@ async def test_without_a_store_the_spare_does() -> None:
 
 
 async def test_a_failing_store() -> None:
-    for store in (_Broken(), _Forgetful()):
-        shelf = NotesStore(store, InMemoryStore(), _SPACE)
-        assert await shelf.get("a") is None
-        await shelf.put("a", {"notes": 1})
-        assert await shelf.get("a") == {"notes": 1}
-        assert shelf.problem
+    for store in (_Broken(), _Full()):
+        notes = NotesStore(store, InMemoryStore(), _SPACE)
+        assert await notes.get("a") is None
+        await notes.put("a", {"notes": 1})
+        assert await notes.get("a") == {"notes": 1}
+        assert notes.problem
+
+
+async def test_a_store_that_takes_what_it_does_not_keep() -> None:
+    class Forgetful(InMemoryStore):
+        async def aput(self, *_: Any, **__: Any) -> None:
+            return
+
+    notes = NotesStore(Forgetful(), InMemoryStore(), _SPACE)
+    await notes.put("a", {"notes": 1})
+    assert await notes.get("a") == {"notes": 1}
+    assert "does not keep" in notes.problem
 
 
 async def test_both_stores_fail() -> None:
-    shelf = NotesStore(_Broken(), _Broken(), _SPACE)
-    await shelf.put("a", {"notes": 1})
-    assert await shelf.get("a") is None
-    assert "the store is gone" in shelf.problem
+    notes = NotesStore(_Broken(), _Broken(), _SPACE)
+    await notes.put("a", {"notes": 1})
+    assert await notes.get("a") is None
+    assert "the store is gone" in notes.problem

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,12 @@ import pytest
 pytest.importorskip("langchain", reason="needs the extra `middleware`")
 
 from langchain.agents import create_agent
+from langchain.agents.middleware.types import AgentMiddleware, ModelRequest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.store.base import GetOp, Item
 from langgraph.store.memory import InMemoryStore
 from pydantic import SecretStr
 from support.fake_openai import FakeOpenAI, Recorded, Reply, content_text, render_prompt
@@ -121,6 +124,37 @@ def run(agent: Any, value: Any, mode: Mode, config: RunnableConfig | None = None
         result: dict[str, Any] = agent.invoke(value, config)
         return result
     return asyncio.run(agent.ainvoke(value, config))
+
+
+def streamed(
+    agent: Any, value: Any, mode: Mode, config: RunnableConfig | None = None
+) -> list[dict[str, Any]]:
+    """Run, and return the events of the middlewares."""
+    if mode == "sync":
+        return list(agent.stream(value, config, stream_mode="custom"))
+
+    async def events() -> list[dict[str, Any]]:
+        return [event async for event in agent.astream(value, config, stream_mode="custom")]
+
+    return asyncio.run(events())
+
+
+class Alternating(AgentMiddleware):
+    """Has another model make some of the calls, by their numbers from 0."""
+
+    def __init__(self, other: ChatOpenAI, turns: set[int]) -> None:
+        super().__init__()
+        self.other, self.turns = other, turns
+
+    def _seen(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        turn = sum(isinstance(message, AIMessage) for message in request.state["messages"])
+        return request.override(model=self.other) if turn in self.turns else request
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        return handler(self._seen(request))
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        return await handler(self._seen(request))
 
 
 def ask(text: str = QUESTION) -> dict[str, Any]:
@@ -666,8 +700,76 @@ def test_a_store_that_forgets_costs_no_notes(mode: Mode) -> None:
     with FakeOpenAI(Agent(5)) as server:
         middleware = distilling(server, compression="barrier")
         agent = create_agent(model(server), [look_up], middleware=[middleware], store=Forgetful())
-        run(agent, ask(), mode)
+        events = streamed(agent, ask(), mode)
     assert "Notes on results" in calls(server, "think")[-1].text
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert "does not keep notes" in warnings[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_something_else_in_the_store_is_told_and_made_again(mode: Mode) -> None:
+    class Corrupt(InMemoryStore):
+        """Somebody else has written first, and what is written later is not kept."""
+
+        def batch(self, ops: Any) -> Any:
+            now = datetime.now(UTC)
+            item = Item(value={"a": 1}, key="k", namespace=("n",), created_at=now, updated_at=now)
+            return [item if isinstance(op, GetOp) else None for op in ops]
+
+        async def abatch(self, ops: Any) -> Any:
+            return self.batch(ops)
+
+    with FakeOpenAI(Agent(5)) as server:
+        middleware = distilling(server, compression="barrier")
+        agent = create_agent(model(server), [look_up], middleware=[middleware], store=Corrupt())
+        events = streamed(agent, ask(), mode)
+    assert "Notes on results" in calls(server, "think")[-1].text
+    assert any("has something else" in event.get("text", "") for event in events)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_notes_that_would_not_pay_are_thought_of_again(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notes are longer than expected, and too few calls are left; the next run has more of them."""
+    monkeypatch.setattr("agentinfer_lg.compression.cycle._NOTES_SHARE", -1.0)
+    script, saver = Agent(4), InMemorySaver()
+    with FakeOpenAI(script) as server:
+
+        def events(**options: Any) -> list[tuple[int, bool]]:
+            middleware = distilling(server, compression="barrier", **options)
+            agent = create_agent(model(server), [look_up], middleware=[middleware], checkpointer=saver)
+            told = streamed(agent, ask(), mode, THREAD)
+            return [(event["turn"], event["ok"]) for event in told if event["event"] == "swap"]
+
+        assert events(max_turns=4) == [(2, False)], "and for four turns no more"
+        script.rounds = 9
+        assert events()[0] == (6, True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_model_is_told_once_that_its_context_is_dead(mode: Mode) -> None:
+    """The small model comes back from a rescue in which the notes took effect."""
+    with FakeOpenAI(Agent(9)) as server:
+        middleware = distilling(server, compression="barrier", hints="on", prewarm=False)
+        agent = create_agent(
+            model(server), [look_up], middleware=[Alternating(model(server, "fake-large"), {3}), middleware]
+        )
+        events = streamed(agent, ask(), mode)
+    told = [(step.model, step.body["vllm_xargs"]["agent_supersedes"]) for step in calls(server, "think")]
+    assert [event["turn"] for event in events if event["event"] == "swap"][:2] == [3, 5]
+    assert told[3:7] == [("fake-large", 1), ("fake-small", 1), ("fake-small", 1), ("fake-small", 0)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_question_in_another_language_leaves_the_context_as_it_is(mode: Mode) -> None:
+    saver = InMemorySaver()
+    with FakeOpenAI(Agent(5)) as server:
+        for question, after in ((QUESTION, 900), ("多谢你，今天就到这里吧。", 100_000)):
+            middleware = distilling(server, compression="barrier", compress_after_tokens=after)
+            agent = create_agent(model(server), [look_up], middleware=[middleware], checkpointer=saver)
+            run(agent, ask(question), mode, THREAD)
+        *_, before, after_it = calls(server, "think")
+    assert "[1] (in the notes below)" in before.text
+    assert extends(before, after_it)
 
 
 def test_a_store_that_fails_ends_no_run() -> None:

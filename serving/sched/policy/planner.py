@@ -8,27 +8,20 @@ ours (docs/agentsched.md).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sched.config import SchedConfig
-from agentinfer_lg.serving.sched.policy.admission import admit
-from agentinfer_lg.serving.sched.policy.cache_hits import CacheHits
 from agentinfer_lg.serving.sched.policy.cached_context import CachedContext, PrefixCache
 from agentinfer_lg.serving.sched.policy.context_retention import ContextRetention
 from agentinfer_lg.serving.sched.policy.due_starts import DueStarts
-from agentinfer_lg.serving.sched.policy.price import Pressure, PriceSettings, ShadowPrice
+from agentinfer_lg.serving.sched.policy.held_requests import HeldRequests
+from agentinfer_lg.serving.sched.policy.queue_order import QueueOrder
 from agentinfer_lg.serving.sched.policy.request_info import Request, RequestInfo
 from agentinfer_lg.serving.sched.policy.retention import GapModel, RetentionSettings
-from agentinfer_lg.serving.sched.policy.score import ScoreWeights, request_score
 from agentinfer_lg.serving.sched.policy.sessions import SessionTable
 from agentinfer_lg.serving.sched.policy.speed import PrefillSpeed
-from agentinfer_lg.serving.sched.policy.tuner import PriceTuner
-
-_PRICE_STEP = 0.02
-"""Change of the price, as a share of the largest, from which on scores are computed again."""
 
 
 class Planner:
@@ -42,9 +35,6 @@ class Planner:
             cache: Its prefix cache.
         """
         self._config, self._cache = config, cache
-        self._weights = ScoreWeights(hit=config.hit_weight, need=config.need_weight, wait=config.wait_weight)
-        self._price = ShadowPrice(_price_settings(config))
-        self._tuner = PriceTuner(self._price.settings) if config.tuning == "adaptive" else None
         gaps = GapModel(default_seconds=config.default_gap_seconds, max_seconds=config.max_gap_seconds)
         self._sessions = SessionTable(gaps, max_gap_seconds=config.max_gap_seconds)
         self.retention = ContextRetention(
@@ -57,40 +47,44 @@ class Planner:
         )
         self.retains = config.retention != "off" and cache.simple
         """Whether contexts are kept."""
-        self._hits = CacheHits(cache)
+        self._order = QueueOrder(config, cache)
         self._due = DueStarts(max_wait_seconds=config.max_wait_seconds, round_share=config.round_share)
         self.speed = PrefillSpeed()
-        self._pressure = Pressure(free=0, hit=0, need=0)
         self._next_plan = 0.0
-        self._scored_price = math.nan
         self._longest_wait = 0.0
-        self._holds = 0
-        self.held: set[str] = set()
+        self._held = HeldRequests(cache, self.retention, long_tokens=config.long_prefill_tokens)
+
+    @property
+    def held(self) -> set[str]:
         """Ids of the requests that should not start now."""
-        self.coming = 0
+        return self._held.ids
+
+    @property
+    def coming(self) -> int:
         """Blocks that running prompts still need."""
+        return self._held.coming
 
     @property
     def price_share(self) -> float:
         """The shadow price, as a share of its maximum."""
-        return self._price.value / self._price.settings.max_price
+        return self._order.price_share
 
     def stats(self) -> dict[str, float]:
         """Return present values and counters, by the names of `vllm.series.TABLE`."""
-        pressure = self._pressure
+        pressure = self._order.pressure
         return {
-            "lambda": self._price.value,
+            "lambda": self._order.price,
             "pressure": pressure.ratio,
             "demand_blocks": pressure.need,
             "capacity_blocks": pressure.capacity,
             "hit_blocks": pressure.hit,
             "free_blocks": self._cache.free,
-            "retained_blocks": self.retention.kept_blocks,
-            "pinned_blocks": self.retention.pinned_blocks,
+            "retained_blocks": self.retention.kept.blocks,
+            "pinned_blocks": self.retention.pinned.blocks,
             "refreshes": self.retention.refreshes,
             "demotions": self.retention.demotions,
             "held": len(self.held),
-            "holds": self._holds,
+            "holds": self._held.count,
             "forced_admissions": self._due.forced,
             "max_wait_seconds": self._longest_wait,
             "wait_bound_seconds": self._due.bound,
@@ -119,8 +113,7 @@ class Planner:
     def rest(self, *, now: float) -> None:
         """Note that nobody waits."""
         self.held.clear()
-        self._pressure = Pressure(free=self._cache.free, hit=0, need=0)
-        self._price.update(self._pressure, now=now)
+        self._order.rest(now=now)
 
     def is_due(self, *, now: float, idle: bool) -> bool:
         """Whether the queue is to be put in order in this step; with many waiting requests not every step is planned."""
@@ -137,12 +130,12 @@ class Planner:
             now: The time.
         """
         began = time.perf_counter()
-        self._hits.look(waiting)
-        self._update_price(waiting, now)
+        self._order.rate(waiting, now=now)
         if self._due.is_due(now):
             self._force_due(waiting, now)
-        ordered = sorted(waiting, key=_by_arrival if self._config.order == "fcfs" else _by_score)
-        self.held = self._held_back(ordered, running) if self._config.admission else set()
+        ordered = self._order.ordered(waiting)
+        if self._config.admission:
+            self._held.decide(ordered, running, hit_blocks=self._order.pressure.hit)
         if self._config.overhead_share:
             self._next_plan = now + (time.perf_counter() - began) / self._config.overhead_share
         return ordered
@@ -158,7 +151,7 @@ class Planner:
             running: As in `order`.
         """
         if self.retains:
-            self._count_coming(running)
+            self._held.count_coming(running)
             starting = sum(info.need_blocks for info in first)
             self.retention.protect(self.coming + starting + len(running))
 
@@ -172,10 +165,7 @@ class Planner:
         """
         wait = now - info.arrival
         self._longest_wait = max(self._longest_wait, wait)
-        if self._tuner is not None:
-            known = info.session.tokens if info.session and info.session.ended else 0
-            known = min(known, info.request.num_tokens - 1)
-            self._tuner.observe_start(known=known, hit=hit_tokens, wait_share=wait / self._due.bound)
+        self._order.started(info, hit_tokens=hit_tokens, wait_share=wait / self._due.bound)
 
     def preempted(self, info: RequestInfo) -> None:
         """Let a request that lost its blocks come first afterwards."""
@@ -184,7 +174,7 @@ class Planner:
 
     def gone(self, request_id: str) -> None:
         """Forget a request that ends."""
-        self._hits.changed()
+        self._order.hits.changed()
         self.held.discard(request_id)
 
     def left(self, info: RequestInfo, context: CachedContext, *, now: float) -> int:
@@ -217,78 +207,3 @@ class Planner:
             block_size=self._cache.block_size,
             tokens_per_second=self.speed.tokens_per_second,
         )
-
-    def _update_price(self, waiting: Sequence[RequestInfo], now: float) -> None:
-        """Bring the price up to date, and the scores that depend on it."""
-        free = self._cache.free
-        need = sum(info.need_blocks for info in waiting)
-        self._pressure = Pressure(free=free, hit=min(free, self._hits.distinct(waiting)), need=need)
-        price = self._price.update(self._pressure, now=now)
-        if self._tuner is not None:
-            self._tuner.observe_price(price)
-            self._price.settings = self._tuner.adjust(now=now)
-        largest = self._price.settings.max_price
-        changed = not abs(price - self._scored_price) <= _PRICE_STEP * largest
-        if changed:
-            self._scored_price = price
-        for info in waiting:
-            if changed or info.score != info.score:
-                info.score = self._score(info, largest)
-
-    def _score(self, info: RequestInfo, max_price: float) -> float:
-        return request_score(
-            hit_blocks=info.hit_blocks,
-            need_blocks=info.need_blocks,
-            prompt_blocks=info.total_blocks,
-            wait_seconds=-info.arrival,  # all waits grow alike: the order depends on arrivals only
-            price=self._scored_price,
-            max_price=max_price,
-            weights=self._weights,
-        )
-
-    def _held_back(self, ordered: Sequence[RequestInfo], running: Sequence[int]) -> set[str]:
-        """Return the ids of the requests that should not start now."""
-        idle = not running
-        long_running = self._count_coming(running)
-        if self.retention.pinned_blocks and (idle or ordered[0].must):
-            self.retention.unpin_for(self.coming + ordered[0].total_blocks + 1)
-        free = self._cache.free - self.coming
-        decisions = admit(
-            ordered,
-            free_blocks=free,
-            spare_blocks=free - self.retention.kept_blocks - self._pressure.hit,
-            long_blocks=max(1, int(self._config.long_prefill_tokens) // self._cache.block_size),
-            long_running=long_running,
-            idle=idle,
-        )
-        held = {info.request.request_id for info, may in zip(ordered, decisions, strict=True) if not may}
-        self._holds += len(held - self.held)
-        return held
-
-    def _count_coming(self, running: Sequence[int]) -> bool:
-        """Count the blocks that running prompts still need; return whether one of them is long."""
-        self.coming, long_running = 0, False
-        for left in running:
-            if left > 1:
-                self.coming += -(-left // self._cache.block_size)
-                long_running = long_running or left > self._config.long_prefill_tokens
-        return long_running
-
-
-def _by_score(info: RequestInfo) -> tuple[bool, float]:
-    return (not info.must, info.arrival if info.must else -info.score)
-
-
-def _by_arrival(info: RequestInfo) -> tuple[bool, float]:
-    return (not info.must, info.arrival)
-
-
-def _price_settings(config: SchedConfig) -> PriceSettings:
-    return PriceSettings(
-        max_price=config.lambda_max,
-        gain=config.gain,
-        proportional=config.proportional,
-        integral=config.integral,
-        smoothing=config.smoothing,
-        hysteresis=config.hysteresis,
-    )

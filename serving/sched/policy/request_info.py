@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.serving.sched.policy.sessions import Session
+from agentinfer_lg.serving.sched.policy.session import Session
 
 Request = Any  # has `request_id`, `block_hashes` and `num_tokens`, as a Request of vLLM
 

@@ -3,77 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Any
 
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.serving.sched.policy.cached_context import Block, CachedContext
+from agentinfer_lg.serving.sched.policy.block_owners import BlockOwners
+from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
 from agentinfer_lg.serving.sched.policy.retention import GapModel
+from agentinfer_lg.serving.sched.policy.session import NEXT, UNNAMED, Hashes, Key, Session
 
 _MOST = 4096
 """Sessions remembered; the ones that were away longest are forgotten first."""
-
-Key = tuple[str, str]
-"""Tenant and session id: the same id of two tenants is two sessions."""
-_UNNAMED = "\0"
-"""Begins the keys of sessions without an id; no id of a client begins so."""
-_NEXT = "\1"
-"""Begins the keys of contexts that were prefilled ahead of time, to take the place of their session's own."""
-_NOBODY: Mapping[Any, Any] = MappingProxyType({})
-Hashes = Sequence[Any]
-"""Hashes of the full blocks of a prompt, as vLLM computes them."""
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One growing context."""
-
-    key: Key
-    live: int = 0
-    """Its requests that have not ended."""
-    calls: int = 0
-    """Its requests so far."""
-    tokens: int = 0
-    """Length of its context, cached or not."""
-    context: CachedContext = field(default_factory=CachedContext)
-    """What its last request left in the cache."""
-    tail: Any = None
-    """Hash of the last full block of that context; a prompt that contains it goes on from there."""
-    tail_index: int = -1
-    """Place of that block in the context."""
-    kind: str = ""
-    """What its last request was for."""
-    hint: float | None = None
-    """Expected gap, as its agent told it with the last request."""
-    ended: float = 0.0
-    """When its last request ended."""
-    away: bool = False
-    """It was away for so long that it counts as not coming back."""
-    worthless_until: float = 0.0
-    """Its context was not worth keeping, and is not looked at again before then."""
-    pinned_until: float = 0.0
-    """Its context is pinned by force until then; 0: it is not."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has a context in the cache and no request."""
-        return not self.live and len(self.context) > 0
-
-    @property
-    def unnamed(self) -> bool:
-        """Whether it is known by its prompt only; most of those never come back."""
-        return self.key[1].startswith(_UNNAMED)
-
-    @property
-    def ahead(self) -> bool:
-        """Whether it is a context that was prefilled ahead of time for another session."""
-        return self.key[1].startswith(_NEXT)
-
-    def continues(self, hashes: Hashes) -> bool:
-        """Whether a prompt with these block hashes extends the context."""
-        return 0 <= self.tail_index < len(hashes) and hashes[self.tail_index] == self.tail
 
 
 class SessionTable:
@@ -93,7 +33,8 @@ class SessionTable:
         self._gaps = gaps
         self._max_gap = max_gap_seconds
         self._sessions: OrderedDict[Key, Session] = OrderedDict()  # the one that was away longest first
-        self._owners: dict[int, dict[Session, Any]] = {}
+        self.owners = BlockOwners()
+        """Whose the cached blocks are."""
         self._tails: dict[tuple[str, Any], Session] = {}  # by tenant, of sessions without an id
         self._unnamed = 0
 
@@ -132,7 +73,7 @@ class SessionTable:
         if session is None:
             return None
         if hints.supersedes:
-            self._take_over((hints.tenant, _NEXT + hints.session_id), now=now)
+            self._take_over((hints.tenant, NEXT + hints.session_id), now=now)
         if not session.live and session.ended and not session.away:
             self._gaps.observe(session.kind, now - session.ended, hint=session.hint)
         session.live += 1
@@ -145,7 +86,7 @@ class SessionTable:
         if not hints.session_id:
             return self._find_unnamed(hints, hashes)
         if hints.role == "prewarm":  # the session goes on with its old context until a request supersedes it
-            key = (hints.tenant, _NEXT + hints.session_id)
+            key = (hints.tenant, NEXT + hints.session_id)
             return self._sessions.get(key) or self._new(key)
         key = (hints.tenant, hints.session_id)
         session = self._sessions.get(key)
@@ -168,7 +109,7 @@ class SessionTable:
         if hints.final:
             return None
         self._unnamed += 1
-        return self._new((hints.tenant, f"{_UNNAMED}{self._unnamed}"))
+        return self._new((hints.tenant, f"{UNNAMED}{self._unnamed}"))
 
     def _new(self, key: Key) -> Session:
         session = self._sessions[key] = Session(key)
@@ -212,8 +153,7 @@ class SessionTable:
         session.tail = hashes[session.tail_index]
         if session.unnamed:
             self._tails[session.key[0], session.tail] = session
-        for block, held in zip(context.blocks, context.hashes, strict=True):
-            self._owners.setdefault(block.block_id, {})[session] = held
+        self.owners.add(session)
         return before.beyond(context) if hints.supersedes else CachedContext()
 
     def expire(self, *, now: float) -> None:
@@ -236,24 +176,8 @@ class SessionTable:
         if not session.live:
             self._sessions.pop(session.key, None)
 
-    def owners(self, block: Block) -> Mapping[Session, Any]:
-        """Return the sessions whose context contains a block, each with what the block held then.
-
-        What it holds now may be something else. A beginning that all agents share has thousands: do not walk through them.
-        """
-        return self._owners.get(block.block_id, _NOBODY)
-
-    def is_owned(self, block: Block) -> bool:
-        """Return whether what a block holds at present is part of a session's context."""
-        return any(held == block.block_hash for held in self.owners(block).values())
-
     def _disown(self, session: Session) -> None:
-        for block_id in session.context.all_ids:
-            owners = self._owners.get(block_id)
-            if owners is not None:
-                owners.pop(session, None)
-                if not owners:
-                    del self._owners[block_id]
+        self.owners.remove(session)
         tail = (session.key[0], session.tail)
         if self._tails.get(tail) is session:
             del self._tails[tail]

@@ -227,7 +227,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
         with self._surviving():
             context = self._cache.context_of(request)
             if info.session is not None:
-                self._planner.retention.unpin(info.session)
+                self._planner.retention.pinned.unpin(info.session)
         result = super()._free_blocks(request, *args, **kwargs)
         with self._surviving():
             self._counts["superseded_blocks"] += self._planner.left(info, context, now=self.clock())
@@ -243,7 +243,7 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> Any:
         """Let go of what is pinned, or vLLM could not empty its cache."""
-        self._planner.retention.unpin_all()
+        self._planner.retention.pinned.unpin_all()
         for info in self._infos.values():
             info.looked = -1
         return super().reset_prefix_cache(*args, **kwargs)

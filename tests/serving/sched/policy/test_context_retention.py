@@ -16,7 +16,8 @@ from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
 from agentinfer_lg.serving.sched.policy.context_retention import ContextRetention
 from agentinfer_lg.serving.sched.policy.retention import GapModel, RetentionSettings
-from agentinfer_lg.serving.sched.policy.sessions import Session, SessionTable
+from agentinfer_lg.serving.sched.policy.session import Session
+from agentinfer_lg.serving.sched.policy.sessions import SessionTable
 
 KEEP_SECONDS = 30.0
 
@@ -78,7 +79,7 @@ class TestKeeping:
         for text in ("123", "456", "789"):
             engine.small.run(text)
         engine.value()
-        assert engine.retention.kept_blocks == 5
+        assert engine.retention.kept.blocks == 5
         for _ in range(20):
             engine.allocate(6)
             engine.small.run("xyz")
@@ -98,35 +99,35 @@ class TestKeeping:
         engine = Engine()
         engine.turn("late", "abcde", gap=200.0)
         engine.value(price=1.0)
-        assert engine.retention.kept_blocks == 0
+        assert engine.retention.kept.blocks == 0
         engine.now += 3.0
         engine.value(price=0.1)
-        assert engine.retention.kept_blocks == 5
+        assert engine.retention.kept.blocks == 5
 
     def test_who_is_overdue_for_long_is_not_kept_any_more(self) -> None:
         engine = Engine()
         engine.turn("gone", "abcde", gap=5.0)
         engine.value()
-        assert engine.retention.kept_blocks == 5
+        assert engine.retention.kept.blocks == 5
         engine.now += 2 * KEEP_SECONDS
         engine.value()
-        assert engine.retention.kept_blocks == 0
+        assert engine.retention.kept.blocks == 0
 
     def test_a_session_with_a_request_is_not_idle(self) -> None:
         engine = Engine()
         session = engine.turn("busy", "abcde", gap=5.0)
         session.live += 1
         engine.retention.changed(session, price=1.0, now=engine.now)
-        assert engine.retention.kept_blocks == 0
+        assert engine.retention.kept.blocks == 0
         engine.value()
-        assert engine.retention.kept_blocks == 0
+        assert engine.retention.kept.blocks == 0
 
     def test_what_sessions_share_counts_once(self) -> None:
         engine = Engine()
         for name in "pqrs":
             engine.turn(name, f"abcd{name}", gap=5.0)
         engine.value()
-        assert engine.retention.kept_blocks == 8
+        assert engine.retention.kept.blocks == 8
         engine.allocate(12)
         assert [engine.small.hit(f"abcd{name}") for name in "pqrs"] == [5] * 4
 
@@ -144,7 +145,7 @@ class TestKeeping:
         engine.turn("one", "abcdef", gap=1.0)
         engine.turn("two", "mnopqr", gap=2.0)
         engine.value()
-        assert engine.retention.kept_blocks == 6
+        assert engine.retention.kept.blocks == 6
 
     def test_what_was_evicted_nevertheless_is_not_counted(self) -> None:
         engine = Engine()
@@ -152,7 +153,7 @@ class TestKeeping:
         engine.small.evict(18)
         engine.now += 1.0
         engine.value()
-        assert engine.retention.kept_blocks == 2
+        assert engine.retention.kept.blocks == 2
 
     def test_valuations_are_due_now_and_then_only(self) -> None:
         engine = Engine()
@@ -161,10 +162,10 @@ class TestKeeping:
         engine.small.evict(20)
         engine.now += 0.1
         engine.value()
-        assert engine.retention.kept_blocks == 3
+        assert engine.retention.kept.blocks == 3
         engine.now += 0.2
         engine.value()
-        assert engine.retention.kept_blocks == 0
+        assert engine.retention.kept.blocks == 0
 
     @given(
         st.lists(
@@ -183,7 +184,7 @@ class TestKeeping:
         for name, text, gap, blocks, pin in turns:
             known = [session for session in engine.sessions if session.key[1] == name]
             for session in known:
-                engine.retention.unpin(session)
+                engine.retention.pinned.unpin(session)
             if engine.small.cache.free > len(name + text):
                 session = engine.turn(name, name + text, gap=gap, supersedes=bool(blocks % 2))
                 if pin:
@@ -195,9 +196,9 @@ class TestKeeping:
             engine.small.evict(wanted)
             held = {b.block_id: b for s in engine.sessions if s.pinned_until for b in s.context.blocks}
             engine.small.check(held=list(held.values()))
-            assert engine.retention.pinned_blocks == len(held) <= 10
-            assert engine.retention.kept_blocks <= 18
-        engine.retention.unpin_all()
+            assert engine.retention.pinned.blocks == len(held) <= 10
+            assert engine.retention.kept.blocks <= 18
+        engine.retention.pinned.unpin_all()
         engine.small.check()
 
 
@@ -239,56 +240,56 @@ class TestPinning:
         engine = Engine(pin_share=0.5)
         session = engine.turn("s", "abcde", gap=5.0)
         engine.retention.pin(session, price=1.0, now=engine.now)
-        assert engine.retention.pinned_blocks == 5
+        assert engine.retention.pinned.blocks == 5
         engine.small.evict(15)
         assert engine.small.hit("abcde") == 5
-        engine.retention.unpin(session)
-        assert engine.retention.pinned_blocks == 0
+        engine.retention.pinned.unpin(session)
+        assert engine.retention.pinned.blocks == 0
         engine.small.check()
-        engine.retention.unpin(session)  # once more is no error
+        engine.retention.pinned.unpin(session)  # once more is no error
         engine.small.check()
 
     def test_no_more_than_its_share_of_the_cache(self) -> None:
         engine = Engine(pin_share=0.3)
         for name, text in (("one", "abcd"), ("two", "mnop")):
             engine.retention.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
-        assert engine.retention.pinned_blocks == 4
+        assert engine.retention.pinned.blocks == 4
 
     def test_without_a_share_nothing(self) -> None:
         engine = Engine()
         engine.retention.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
-        assert engine.retention.pinned_blocks == 0
+        assert engine.retention.pinned.blocks == 0
         engine.small.check()
 
     def test_who_returns_too_late_is_not_pinned(self) -> None:
         engine = Engine(pin_share=0.5)
         engine.retention.pin(engine.turn("s", "abc", gap=200.0), price=1.0, now=engine.now)
-        assert engine.retention.pinned_blocks == 0
+        assert engine.retention.pinned.blocks == 0
 
     def test_ends_when_the_session_stays_away(self) -> None:
         engine = Engine(pin_share=0.5)
         engine.retention.pin(engine.turn("s", "abc", gap=5.0), price=1.0, now=engine.now)
         engine.now += 6.0
         engine.value()
-        assert engine.retention.pinned_blocks == 3
+        assert engine.retention.pinned.blocks == 3
         engine.now += 10.0
         engine.value()
-        assert engine.retention.pinned_blocks == 0
+        assert engine.retention.pinned.blocks == 0
         engine.small.check()
 
     def test_yields_to_requests_the_one_expected_last_first(self) -> None:
         engine = Engine(pin_share=0.9)
         for name, text, gap in (("soon", "abcd", 1.0), ("late", "mnop", 20.0), ("mid", "vwxy", 8.0)):
             engine.retention.pin(engine.turn(name, text, gap=gap), price=1.0, now=engine.now)
-        engine.retention.unpin_for(12)
+        engine.retention.pinned.unpin_for(12)
         pinned = {session.key[1] for session in engine.sessions if session.pinned_until}
         assert pinned == {"soon", "mid"}
-        engine.retention.unpin_all()
+        engine.retention.pinned.unpin_all()
         engine.small.check()
 
     def test_shared_blocks_count_once(self) -> None:
         engine = Engine(pin_share=0.9)
         for name, text in (("one", "abcd"), ("two", "abxy")):
             engine.retention.pin(engine.turn(name, text, gap=5.0), price=1.0, now=engine.now)
-        assert engine.retention.pinned_blocks == 6
+        assert engine.retention.pinned.blocks == 6
         assert engine.small.cache.free == 14

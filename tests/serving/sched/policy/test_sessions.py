@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.serving.sched.policy.cached_context import CachedContext
 from agentinfer_lg.serving.sched.policy.retention import GapModel
-from agentinfer_lg.serving.sched.policy.sessions import Session, SessionTable
+from agentinfer_lg.serving.sched.policy.session import Session
+from agentinfer_lg.serving.sched.policy.sessions import SessionTable
 
 MAX_GAP = 300.0
 MOST = 4096
@@ -118,7 +119,7 @@ class TestWithIds:
         assert session is not None
         assert engine.end(session, "abcde", session_id="s", final=True) == set(chain("abcde"))
         assert len(engine.table) == 0
-        assert not engine.table.is_owned(engine.block("abcde"))
+        assert not engine.table.owners.has(engine.block("abcde"))
         again = engine.begin("ab", session_id="s")
         assert again is not session
 
@@ -146,8 +147,8 @@ class TestWithIds:
         assert session is not None
         assert engine.end(session, "abxy", session_id="s", supersedes=True) == {"abc", "abcd"}
         assert session.context.hashes == chain("abxy")
-        assert not engine.table.is_owned(engine.block("abcd"))
-        assert list(engine.table.owners(engine.block("ab"))) == [session]
+        assert not engine.table.owners.has(engine.block("abcd"))
+        assert list(engine.table.owners.of(engine.block("ab"))) == [session]
 
     def test_a_context_made_ahead_leaves_the_session_alone_until_it_takes_its_place(
         self, engine: Engine
@@ -160,7 +161,7 @@ class TestWithIds:
         assert session is not None
         assert session is not ahead
         assert session.context.hashes == chain("abcdef")
-        assert list(engine.table.owners(engine.block("abx"))) == [ahead]
+        assert list(engine.table.owners.of(engine.block("abx"))) == [ahead]
         engine.now += 2.0
         engine.gaps.seen.clear()
         assert engine.begin("abxyz", session_id="s", supersedes=True) is session
@@ -168,7 +169,7 @@ class TestWithIds:
         assert ahead not in engine.table
         dead = engine.end(session, "abxyz", session_id="s", supersedes=True)
         assert dead == {"abc", "abcd", "abcde", "abcdef"}
-        assert list(engine.table.owners(engine.block("abxy"))) == [session]
+        assert list(engine.table.owners.of(engine.block("abxy"))) == [session]
 
     def test_another_prompt_that_does_not_supersede_gives_up_nothing(self, engine: Engine) -> None:
         engine.turn("abc", "abcd", session_id="s")
@@ -183,7 +184,7 @@ class TestWithIds:
             assert session is not None
             assert engine.end(session, "abcd", ran=False, session_id="s", **hints) == set()
             assert session.context.hashes == chain("abc")
-            assert list(engine.table.owners(engine.block("abc"))) == [session]
+            assert list(engine.table.owners.of(engine.block("abc"))) == [session]
             assert session.idle
 
     def test_one_that_left_nothing_in_the_cache_is_not_idle(self, engine: Engine) -> None:
@@ -319,22 +320,22 @@ class TestOwners:
     def test_a_shared_block_has_all_of_them(self, engine: Engine) -> None:
         one = engine.turn("ab", "abc", session_id="one")
         two = engine.turn("ab", "abd", session_id="two")
-        assert set(engine.table.owners(engine.block("ab"))) == {one, two}
-        assert list(engine.table.owners(engine.block("abd"))) == [two]
+        assert set(engine.table.owners.of(engine.block("ab"))) == {one, two}
+        assert list(engine.table.owners.of(engine.block("abd"))) == [two]
 
     def test_a_block_that_holds_something_else_now_has_none(self, engine: Engine) -> None:
         engine.turn("ab", "abc", session_id="s")
         engine.block("abc").block_hash = "another"
-        assert engine.table.is_owned(engine.context("ab").blocks[-1])
+        assert engine.table.owners.has(engine.context("ab").blocks[-1])
         block = engine.context("abc").blocks[-1]
         assert block.block_hash == "another"
-        assert not engine.table.is_owned(block)
+        assert not engine.table.owners.has(block)
 
     def test_a_dropped_context_owns_nothing(self, engine: Engine) -> None:
         session = engine.turn("ab", "abc", session_id="s")
         assert session is not None
         engine.table.drop_context(session)
-        assert not engine.table.is_owned(engine.block("abc"))
+        assert not engine.table.owners.has(engine.block("abc"))
         assert len(engine.table) == 0
 
 
@@ -347,8 +348,8 @@ class TestMemory:
         ids = {session.key[1] for session in engine.table}
         assert str(MOST + 99) in ids
         assert "0" not in ids
-        assert all(session.key[1] in ids for session in engine.table.owners(engine.block("a")))
-        assert len(engine.table.owners(engine.block("a"))) <= MOST
+        assert all(session.key[1] in ids for session in engine.table.owners.of(engine.block("a")))
+        assert len(engine.table.owners.of(engine.block("a"))) <= MOST
 
     def test_one_that_runs_is_never_forgotten(self, engine: Engine) -> None:
         running = engine.begin("ab", session_id="running")
@@ -406,5 +407,5 @@ def test_whatever_happens_the_books_are_right(
             assert session.live == sum(each is session for each, *_ in live)
         for length in range(1, 8):
             for block in engine.context("ab"[length % 2] * length).blocks:
-                owners = set(engine.table.owners(block))
+                owners = set(engine.table.owners.of(block))
                 assert owners == {each for each in engine.table if block in each.context.blocks}

@@ -94,7 +94,7 @@ class ContextRetention:
         found: list[Kept] = []
         looked = 0
         for session in self._sessions:
-            if session.live or now < session.worthless_until or not session.idle or session in self.pinned:
+            if session.live or now < session.worthless_until or not session.idle or session.pinned_until:
                 continue
             looked += 1
             kept = self._value(session, price, now)

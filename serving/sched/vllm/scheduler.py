@@ -159,11 +159,10 @@ class AgentSchedMixin(_Base):  # type: ignore[misc]  # vLLM has no types for us
             # A request may have come past `add_request`.
             infos = [self._infos.get(request.request_id) or self._take_in(request) for request in waiting]
             self.waiting.replace([info.request for info in planner.order(infos, running, now=now)])
-        held = [request for request in self.waiting if request.request_id in planner.held]
+        ids = planner.held
+        held = [request for request in self.waiting if request.request_id in ids]
         if held:
-            self.waiting.replace(
-                request for request in self.waiting if request.request_id not in planner.held
-            )
+            self.waiting.replace(request for request in self.waiting if request.request_id not in ids)
         first = (self._infos.get(request.request_id) for request in itertools.islice(self.waiting, _FIRST))
         planner.protect([info for info in first if info is not None], running)
         return held

@@ -1,6 +1,7 @@
 """Flags of `agentinfer serve` that are made from the settings of AgentSAM and AgentSched.
 
-A field of `SamConfig` or `SchedConfig` whose metadata names a `flag` and its `help` is a flag.
+A field of `SamConfig` or `SchedConfig` whose metadata names a `flag` and its `help` is a flag. In the help text, `{default}`
+stands for the default.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class PartFlags:
         return self.config(**{name: value for name, value in values.items() if value is not None})
 
     def _option(self, each: Field[Any]) -> Any:  # Any: typer's own signature
-        text = each.metadata["help"]
+        text = each.metadata["help"].format(default=each.default)
         return typer.Option(each.metadata["flag"], help=text, rich_help_panel=self.panel, show_default=False)
 
 

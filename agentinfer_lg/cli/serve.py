@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from agentinfer_lg.serving.engine.command import ServeOptions
     from agentinfer_lg.serving.engine.launch import Server
     from agentinfer_lg.serving.engine.machine import Device
-    from agentinfer_lg.serving.sam.config import SamConfig
-    from agentinfer_lg.serving.sched.config import SchedConfig
 
 app = typer.Typer()
 

@@ -26,7 +26,7 @@ class DraftSettings:
         default=16,
         metadata={
             "flag": "--sam-max-draft",
-            "help": "Most drafted tokens per request and step; default: 16.",
+            "help": "Most drafted tokens per request and step; default: {default}.",
         },
     )
     """Most drafted tokens per request and step."""

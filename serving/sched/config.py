@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.serving.parts.values import Scalar, changed_values, parse_values
 from agentinfer_lg.serving.sched.policy.price import PriceSettings
+from agentinfer_lg.serving.sched.policy.retention import RetentionSettings
 from agentinfer_lg.serving.sched.policy.score import ScoreWeights
 
 Order = Literal["score", "fcfs"]
@@ -19,7 +20,7 @@ Tuning = Literal["fixed", "adaptive"]
 """Whether `gain` and `lambda_max` stay as they are or follow what is observed."""
 
 
-_PRICE, _SCORE = PriceSettings(), ScoreWeights()
+_PRICE, _SCORE, _RETENTION = PriceSettings(), ScoreWeights(), RetentionSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class SchedConfig:
     """Most of the cache that retention `hard` may hold by force."""
     round_share: float = _number(1.0, least=0, most=10)
     """Share of a round of all sessions that the bound on waits grows to, where the engine is overloaded; 0: never."""
-    keep_seconds: float = _number(30.0, above=0)
+    keep_seconds: float = _number(_RETENTION.horizon_seconds, above=0)
     """At the highest price, a short context is kept while its session is expected back within this time."""
     reserve_share: float = _number(0.1, least=0, most=0.9)
     """Share of the cache that is never kept for idle sessions."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class RetentionSettings:
     """Settings of retention."""
 
-    horizon_seconds: float = 60.0
+    horizon_seconds: float = 30.0
     """At the highest price, a short context is kept while it is expected back within this time."""
     attention_tokens: float = 32_768.0
     """Context at which attention costs as much as everything else; a long context is dearer to compute again."""

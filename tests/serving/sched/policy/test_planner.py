@@ -152,7 +152,9 @@ def test_planning_pauses_in_proportion_to_the_time_it_took() -> None:
     assert plan.is_due(now=2.0, idle=False), "somebody new"
 
 
-@pytest.mark.parametrize("module", ["planner", "context_retention", "cache_hits", "due_starts"])
+@pytest.mark.parametrize(
+    "module", ["planner", "context_retention", "queue_order", "held_requests", "due_starts"]
+)
 def test_the_policy_is_plain_python(module: str) -> None:
     code = (
         f"import sys, agentinfer_lg.serving.sched.policy.{module}; "

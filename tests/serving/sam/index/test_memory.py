@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -655,12 +656,6 @@ print(json.dumps(found))
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="drops root's rights in a child")
     def test_read_only(self, filled: Path) -> None:
         """What is there is read, what is new stays in the process."""
-        for path in filled.parent.iterdir():
-            path.chmod(0o444)
-        filled.parent.chmod(0o555)
-        for parent in filled.parent.parents:
-            if parent.stat().st_uid == os.geteuid() and parent.name.startswith(("pytest", "popen-")):
-                parent.chmod(0o755)
         code = """
 import encodings.idna
 if os.geteuid() == 0:
@@ -671,8 +666,15 @@ assert len(list(memory.sessions(max_tokens=10**9))) == 51
 assert not memory.stats().persistent
 memory.close()
 """
-        done = run_child(code, str(filled.parent))
-        filled.parent.chmod(0o755)
+        # Folders of pytest are closed to others, and another run of it closes them again at any time.
+        with tempfile.TemporaryDirectory() as outside:
+            folder = shutil.copytree(filled.parent, Path(outside) / "memory")
+            Path(outside).chmod(0o755)
+            for path in folder.iterdir():
+                path.chmod(0o444)
+            folder.chmod(0o555)
+            done = run_child(code, str(folder))
+            folder.chmod(0o755)
         assert done.returncode == 0, done.stderr
         assert "kept in this process until it can" in done.stderr
 

@@ -14,9 +14,16 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field
 
 CollabPolicy = Literal[
-    "agentcollab", "always-small", "always-large", "large-planner-only", "random", "escalate-on-tool-error"
+    "agentcollab",
+    "one-model",
+    "always-small",
+    "always-large",
+    "large-planner-only",
+    "random",
+    "escalate-on-tool-error",
 ]
-"""Who thinks: the self-checking policy of the paper, or a fixed one to compare with."""
+"""Who thinks: the self-checking policy of the paper, what takes its place where there is one model, or a fixed one to
+compare with."""
 
 CollabBudget = Literal["static", "cumulative"]
 """How long a rescue may last: B_L of Algorithm 1, or the growing budget of the follow-up (arXiv 2603.26034)."""
@@ -95,6 +102,12 @@ class Context(BaseModel):
     )
     plan_approval: bool = _knob(False, "Stop after planning and wait for the plan to be approved or edited.")
     max_seekers: int = _knob(3, "Sub-tasks researched in parallel.", slider=True, ge=1, le=8)
+    small_model_name: str = _knob(
+        "",
+        "Another small model for this run: a name that its endpoint serves, or provider:name; empty: as the settings say.",
+        max_length=200,
+    )
+    large_model_name: str = _knob("", "The same for the large model.", max_length=200)
     report: ReportForm = _knob(
         "full",
         "full: the large model writes a report; brief: the answer and the findings, put together by code.",
@@ -107,7 +120,7 @@ class Context(BaseModel):
 
     policy: CollabPolicy = _knob(
         "agentcollab",
-        "Which model thinks: the agent's own Progress Check decides, or a fixed policy to compare with.",
+        "Which model thinks: the agent's own Progress Check decides (one-model, where both tiers are one), or a fixed policy.",
     )
     warmup_steps: int = _knob(
         1, "K_L: steps of the large model while planning (1 to 3).", slider=True, ge=1, le=3
@@ -217,7 +230,15 @@ class Context(BaseModel):
     max_observation_tokens: int = _knob(
         1500, "Most tokens of tool output shown to the model in one round.", ge=100, le=100_000
     )
+    max_plan_tokens: int = _knob(200, "Most tokens of one planning step.", ge=32, le=16_000)
     max_thought_tokens: int = _knob(400, "Most tokens of one Think step.", ge=32, le=16_000)
+    max_check_tokens: int = _knob(96, "Most tokens of one Progress Check.", ge=48, le=16_000)
+    max_answer_tokens: int = _knob(
+        80, "Most tokens of an answer that is read out of what was found.", ge=16, le=16_000
+    )
+    max_reading_tokens: int = _knob(
+        160, "Most tokens of what is read out of one document for a question.", ge=16, le=16_000
+    )
     max_report_tokens: int = _knob(1500, "Most tokens of the report.", ge=64, le=32_000)
     crawl_seconds: float = _knob(20.0, "Seconds allowed for fetching one page.", gt=0, le=600)
     crawl_max_bytes: int = _knob(5_000_000, "Most bytes read of one page.", ge=1_000)

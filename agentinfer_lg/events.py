@@ -30,6 +30,8 @@ EventKind = Literal[
     "finding",
     "budget",
     "warning",
+    "wait",
+    "note",
     "report",
 ]
 
@@ -43,7 +45,7 @@ class Event(TypedDict, total=False):
     tier: Tier
     role: str
     text: str
-    """Thought, verdict reason, finding, warning sentence, or report."""
+    """Thought, verdict reason, finding, sentence of a warning or note, or report."""
     tool: str
     arguments: dict[str, object]
     results: int
@@ -51,6 +53,8 @@ class Event(TypedDict, total=False):
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    thought_tokens: int
+    """Part of the output tokens that is thoughts; missing where there are none."""
     seconds: float
     verdict: str
     stall: str

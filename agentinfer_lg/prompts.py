@@ -65,6 +65,8 @@ class Prompts:
     out_of_large_tokens: str
     out_of_large_steps: str
     out_of_context: str
+    unreadable_answers: str
+    report_cut: str
 
 
 def number_passages(passages: Sequence[tuple[int, str, str]]) -> str:
@@ -153,6 +155,8 @@ _EN = Prompts(
     out_of_large_tokens="{agent} used its {limit} tokens of the large model (max_large_tokens).",
     out_of_large_steps="{agent} used its {limit} steps of the large model (max_large_steps).",
     out_of_context="{agent} filled the context window of the {tier} model.",
+    unreadable_answers="{agent} got {count} answers in a row from the {tier} model that cannot be read: {cause}.",
+    report_cut="The report ends in its middle: it was cut off even with more room (max_report_tokens).",
 )
 
 _ZH = Prompts(
@@ -223,6 +227,8 @@ _ZH = Prompts(
     out_of_large_tokens="{agent}用完了大模型的{limit}个词元（max_large_tokens）。",
     out_of_large_steps="{agent}用完了大模型的{limit}步（max_large_steps）。",
     out_of_context="{agent}填满了{tier}模型的上下文窗口。",
+    unreadable_answers="{agent}连续{count}次收到{tier}模型无法读取的回答：{cause}。",
+    report_cut="报告没有写完：即使给了更多空间仍被截断（max_report_tokens）。",
 )
 
 PROMPTS: dict[Language, Prompts] = {"en": _EN, "zh": _ZH}

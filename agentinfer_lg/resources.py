@@ -6,11 +6,14 @@ Made once per graph and lazily, since `langgraph dev` imports a graph before any
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from agentinfer_lg.compression.background import BackgroundTasks
+from agentinfer_lg.context import Context
 from agentinfer_lg.llm.chat import Models
+from agentinfer_lg.llm.given_model import check_model
 from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools import Crawler, Reader, SearchProvider
 from agentinfer_lg.tools.providers import find_provider
@@ -18,6 +21,10 @@ from agentinfer_lg.tools.providers import find_provider
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
     from langgraph.store.base import BaseStore
+
+
+_MOST_VARIANTS = 16
+"""Choices of models that are kept at the same time."""
 
 
 class ToolClock:
@@ -47,6 +54,9 @@ class Resources:
         small: A chat model to use for the small tier instead of an endpoint.
         large: The same for the large tier.
         search: Where to search; None: the document folder or the web search of the settings.
+
+    Raises:
+        ConfigurationError: `small` or `large` is no chat model.
     """
 
     def __init__(
@@ -58,11 +68,12 @@ class Resources:
         search: SearchProvider | None = None,
     ) -> None:
         self._settings = settings
-        self._given = (small, large)
+        self._given = check_model(small, tier="small"), check_model(large, tier="large")
         self._search = search
         self._models: Models | None = None
         self._reader: Reader | None = None
         self._store: BaseStore | None = None
+        self._variants: dict[tuple[str, str], Resources] = {}
         self.clock = ToolClock()
         self.background = BackgroundTasks()
 
@@ -112,6 +123,32 @@ class Resources:
 
             self._store = InMemoryStore()
         return self._store
+
+    async def for_run(self, context: Context) -> Resources:
+        """Return the resources of a run, ready: with the models that its knobs name, if they name any.
+
+        Raises:
+            ConfigurationError: Something needed is not configured.
+        """
+        named = context.small_model_name, context.large_model_name
+        if not any(named):
+            await self.ready()
+            return self
+        if named not in self._variants:
+            if len(self._variants) >= _MOST_VARIANTS:
+                del self._variants[next(iter(self._variants))]
+            self._variants[named] = await asyncio.to_thread(self._variant, *named)
+        return self._variants[named]
+
+    def _variant(self, small: str, large: str) -> Resources:
+        """Return the same with other models."""
+        _ = self.store  # one for all runs
+        made = copy.copy(self)
+        made._settings = self.settings.with_models(small=small, large=large)
+        made._given = (None if small else self._given[0], None if large else self._given[1])
+        made._models, made._variants = None, {}
+        made.prepare()
+        return made
 
     async def ready(self) -> None:
         """Do the blocking part (settings, certificates) off the event loop; a resumed run enters at any node.

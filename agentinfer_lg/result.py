@@ -70,6 +70,10 @@ class TierUsage(TypedDict):
     cached_tokens: int
     """Part of the prompt tokens that the server had in its prefix cache."""
     output_tokens: int
+    thought_tokens: int
+    """Part of the output tokens that went into thinking; the rest is what could be seen."""
+    retry_tokens: int
+    """Prompt and output tokens of answers that were cut and asked for again; in none of the other counts."""
 
 
 class PhaseSeconds(TypedDict):
@@ -109,6 +113,8 @@ class Result(TypedDict):
     """Think steps of all seekers."""
     tier_per_turn: dict[str, list[Tier]]
     """Tier of each Think step, per agent."""
+    one_model: bool
+    """Whether one model served both tiers: then nothing is checked or escalated."""
     progress_checks: CheckSummary
     escalations: list[EscalationRecord]
     reprefill_tokens: int
@@ -148,6 +154,7 @@ def build_result(values: Mapping[str, Any] | ResearchState, *, thread: str, seco
         "findings": findings,
         "turns": sum(len(turns) for turns in tiers.values()),
         "tier_per_turn": tiers,
+        "one_model": bool(values.get("one_model")),
         "progress_checks": _checks(values.get("checks") or ()),
         "escalations": list(values.get("escalations") or ()),
         "reprefill_tokens": sum(call["reprefill_tokens"] for call in calls),
@@ -219,6 +226,8 @@ def _usage(calls: Iterable[CallRecord], tier: Tier) -> TierUsage:
         "prompt_tokens": sum(call["prompt_tokens"] for call in own),
         "cached_tokens": sum(call["cached_tokens"] for call in own),
         "output_tokens": sum(call["output_tokens"] for call in own),
+        "thought_tokens": sum(call.get("thought_tokens", 0) for call in own),
+        "retry_tokens": sum(call.get("retry_tokens", 0) for call in own),
     }
 
 

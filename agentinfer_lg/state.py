@@ -68,6 +68,14 @@ class CallRecord(TypedDict):
     seconds: float
     reprefill_tokens: int
     """Tokens prefilled again because the tier was switched: the two models share no KV cache."""
+    thought_tokens: NotRequired[int]
+    """Part of the output tokens that is thoughts; missing where there are none."""
+    retries: NotRequired[int]
+    """Answers before this one that were cut; missing where there are none, as the next two."""
+    retry_tokens: NotRequired[int]
+    """Tokens of prompts and outputs of those answers."""
+    cut: NotRequired[bool]
+    """Whether the answer was used although it was cut."""
 
 
 class ToolRecord(TypedDict):
@@ -249,6 +257,8 @@ class ResearchState(_Shared, total=False):
     plan: list[SubTask]
     run_id: str
     """Random, made when the run starts: the engine sees sessions under it, never the caller's thread id."""
+    one_model: bool
+    """Whether one model served both tiers, so that nothing was checked or escalated."""
     plan_step: int
     answer: str
     report: str
@@ -260,6 +270,7 @@ class ResearchOutput(_Shared, total=False):
     question: str
     messages: Annotated[list[AnyMessage], add_messages]
     plan: list[SubTask]
+    one_model: bool
     answer: str
     report: str
 
@@ -284,6 +295,8 @@ class SeekerState(_Shared, total=False):
     """The one call that an `act` task runs."""
     modes: dict[str, str]
     """Tier to the form in which it calls tools; it may change once, from native to json."""
+    unreadable: int
+    """Steps in a row, up to now, whose answers could not be read."""
     proposal: Proposal
     reading: NotRequired[LastReading]
     pending: list[PendingCall]

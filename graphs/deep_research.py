@@ -7,7 +7,8 @@ store and reads endpoints from the environment.
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, StateGraph
@@ -15,11 +16,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite, Send, interrupt
 
 from agentinfer_lg.collab.controller import start
+from agentinfer_lg.collab.effective_policy import ONE_MODEL_NOTE
 from agentinfer_lg.collab.verifier import VerifierState
-from agentinfer_lg.context import Context, as_context
+from agentinfer_lg.context import Context
 from agentinfer_lg.errors import UserInputError
-from agentinfer_lg.graphs.binding import bind
+from agentinfer_lg.events import emit
+from agentinfer_lg.graphs.binding import bind, run_of
 from agentinfer_lg.graphs.seeker import seeker_builder
+from agentinfer_lg.nodes.plan import AGENT as PLANNER
 from agentinfer_lg.nodes.plan import large_planner_steps, plan, sub_tasks
 from agentinfer_lg.nodes.seeker.budget import share
 from agentinfer_lg.nodes.seeker.collab import controller_settings
@@ -79,7 +83,7 @@ def create_deep_research_graph(
     )
     builder.add_node("intake", bind(_intake, resources, prepare=False))
     builder.add_node("plan", bind(plan, resources))
-    builder.add_node("approve", _approve)
+    builder.add_node("approve", _approver(resources))
     builder.add_node("seeker", seeker_builder(resources).compile(name="seeker"))
     builder.add_node("write", bind(write, resources))
     builder.add_edge(START, "intake")
@@ -94,10 +98,14 @@ async def _intake(state: ResearchState, runtime: Runtime[Context], *, resources:
     """Check the question and that everything needed is configured, before anything is spent."""
     context = runtime.context
     question = check_question(_question(state))
-    await resources.ready()
+    knobs, _ = await run_of(runtime, resources)
+    one_model = knobs.policy == "one-model"
+    if one_model and context.policy != "one-model":
+        emit("note", PLANNER, text=ONE_MODEL_NOTE)
     language = detect_language(question) if context.language == "auto" else context.language
     fresh = {"question": question, "asked": question, "language": language, "run_id": uuid.uuid4().hex}
-    return {**fresh, "plan_step": 0, "plan": [], "answer": "", "report": "", **_cleared(state)}
+    empty = {"plan_step": 0, "plan": [], "answer": "", "report": ""}
+    return {**fresh, "one_model": one_model, **empty, **_cleared(state)}
 
 
 def _cleared(state: ResearchState) -> dict[str, Any]:
@@ -139,9 +147,25 @@ def _after_plan(state: ResearchState) -> Literal["plan", "approve"]:
     return "approve" if state.get("plan") else "plan"
 
 
-async def _approve(state: ResearchState, runtime: Runtime[Context]) -> Command[Literal["seeker", "__end__"]]:
+_Next = Command[Literal["seeker", "__end__"]]
+
+
+class _Approver(Protocol):
+    def __call__(self, state: ResearchState, *, runtime: Runtime[Context]) -> Awaitable[_Next]: ...
+
+
+def _approver(resources: Resources) -> _Approver:
+    """Return the node that follows the plan; LangGraph reads from its signature where it leads."""
+
+    async def approve(state: ResearchState, *, runtime: Runtime[Context]) -> _Next:
+        knobs, _ = await run_of(runtime, resources)
+        return _approve(state, knobs)
+
+    return approve
+
+
+def _approve(state: ResearchState, context: Context) -> _Next:
     """Ask for the plan's approval if that is wanted, then start one seeker per sub-task."""
-    context = as_context(runtime.context)
     tasks = state["plan"]
     if context.plan_approval:
         tasks = _ask(state["question"], tasks)

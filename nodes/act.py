@@ -178,6 +178,7 @@ class _Tools:
             document.title,
             passages,
             tier="large" if self.context.policy == "always-large" else "small",
+            max_tokens=self.context.max_reading_tokens,
             timeout=seconds_left(self.state),
         )
         # The passages were read by the reading call; only its answer enters the seeker's context.

@@ -132,11 +132,10 @@ async def hand_over(
     agent, turn = state["task"]["id"], state.get("turn", 0)
     if transition.event == "escalate" and tier == "large":
         record = EscalationRecord(agent=agent, turn=turn, cause=transition.cause)
-        small, large = resources.models.tier("small"), resources.models.tier("large")
         # One model for both tiers has all of it in its cache.
         handover = (
             None
-            if small.same_place == large.same_place
+            if resources.models.one_model
             else await asyncio.to_thread(write_handover, state, context, turn=turn + 1)
         )
         emit("escalation", agent, turn=turn, cause=transition.cause)

@@ -20,13 +20,13 @@ from agentinfer_lg.state import ResearchState, SubTask
 from agentinfer_lg.text import content_terms, well_formed
 
 AGENT = "planner"
-_STEP_TOKENS = 200
 _MAX_STEPS = 3
 
 
 def planner_tier(context: Context) -> Tier:
     """Return who plans under the policy of `context`."""
-    return "small" if context.policy == "always-small" or context.max_large_steps == 0 else "large"
+    alone = context.policy in ("always-small", "one-model")
+    return "small" if alone or context.max_large_steps == 0 else "large"
 
 
 def large_planner_steps(state: ResearchState) -> int:
@@ -79,7 +79,7 @@ async def _call(
         planner_tier(context),
         [HumanMessage(prompt)],
         role="plan",
-        max_tokens=_STEP_TOKENS,
+        max_tokens=context.max_plan_tokens,
         guide=Guide(schema=_schema(limit)) if last else None,
         timeout=max(0.0, seconds),
     )

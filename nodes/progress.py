@@ -22,8 +22,6 @@ from agentinfer_lg.prompts import PROMPTS
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.state import SeekerState
 
-_CHECK_TOKENS = 96
-
 
 async def progress(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
     """Ask the model of this step for its verdict.
@@ -58,6 +56,10 @@ def decides(state: SeekerState, context: Context) -> bool:
     return state.get("turn", 0) > 0 and not resting and not no_progress_already(state, context)
 
 
+def _is_readable(text: str) -> bool:
+    return parse_verdict(text).verdict != "UNREADABLE"
+
+
 async def _ask(state: SeekerState, context: Context, resources: Resources) -> Called:
     tier = state["calls"][-1]["tier"]
     mode = "json" if state["modes"].get(tier) == "json" else resources.models.tier(tier).tool_mode
@@ -71,8 +73,9 @@ async def _ask(state: SeekerState, context: Context, resources: Resources) -> Ca
         tier,
         [*transcript, HumanMessage(PROGRESS_PROMPT[state["language"]])],
         role="progress",
-        max_tokens=_CHECK_TOKENS,
+        max_tokens=context.max_check_tokens,
         guide=Guide(regex=PROGRESS_REGEX),
+        enough=_is_readable,
         native_tools="none" if mode == "native" else None,
         tool_seconds=resources.clock.expect([call["tool"] for call in state["pending"]]),
         timeout=seconds_left(state),

@@ -46,6 +46,8 @@ _MOST_UNREAD = 10
 """Unread results that can be chosen: the latest ones."""
 _MOST_CALLS = 5
 """Calls of one step."""
+_MOST_UNREADABLE = 4
+"""Answers in a row that cannot be read, after which more of them help nobody."""
 
 
 async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Resources) -> dict[str, Any]:
@@ -67,19 +69,28 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
         return _stop(prompts.out_of_seconds.format(agent=agent, limit=context.max_seconds))
     except EndpointError as error:
         return _stop(str(error))
-    if mode == "native" and not called.reply.tool_calls:
+    reply = called.reply
+    if mode == "native" and not reply.tool_calls:
         model.prefer_json()
-    step = _read(called.reply, mode)
-    raw = called.reply.text if mode == "json" and step.actions else None
-    update = _taken(_with_action(step, state, called.reply), state, raw=raw)
-    update["calls"] = [called.record]
+    step = _read(reply, mode)
+    unreadable = 0 if step.actions or reply.text else state.get("unreadable", 0) + 1
+    if unreadable >= _MOST_UNREADABLE:
+        cause = prompts.unreadable_answers.format(
+            agent=agent, count=unreadable, tier=called.record["tier"], cause=reply.unreadable
+        )
+        return _stop(cause) | {"calls": [called.record], "unreadable": unreadable}
+    raw = reply.text if mode == "json" and step.actions else None
+    thoughts = reply.thoughts if model.known.capabilities.wants_thoughts else ""
+    update = _taken(_with_action(step, state, reply), state, raw=raw, thoughts=thoughts)
+    update |= {"calls": [called.record], "unreadable": unreadable}
     update["modes"] = state.get("modes", {}) | {state["tier"]: "json" if model.tool_mode == "json" else mode}
     return update | ({"ran_out": [called.warning]} if called.warning else {})
 
 
-def _taken(step: Step, state: SeekerState, *, raw: str | None) -> dict[str, Any]:
+def _taken(step: Step, state: SeekerState, *, raw: str | None, thoughts: str = "") -> dict[str, Any]:
     """Return what a step changes: the transcript grows by it, and its actions are to be done."""
-    message = step_message(step, message_id=f"{state['task']['id']}-{state.get('turn', 0)}", raw=raw)
+    message_id = f"{state['task']['id']}-{state.get('turn', 0)}"
+    message = step_message(step, message_id=message_id, raw=raw, thoughts=thoughts)
     pending = [
         PendingCall(id=str(call["id"]), tool=action.tool, arguments=dict(action.arguments))
         for call, action in zip(message.tool_calls, step.actions, strict=True)
@@ -124,19 +135,26 @@ def _unread(state: SeekerState) -> tuple[int, ...]:
 
 
 def reads_first(state: SeekerState, context: Context) -> bool:
-    """Whether this step is the first of a rescue, and there is something to read an answer from.
+    """Whether this step reads what was found for an answer, without asking a model what to do.
 
     An agent that makes no progress has often found what it looks for. The large model then reads it for an answer at once:
     that costs one prefill and a few tokens, where a step of its own that asks for the reading would cost that prefill twice.
+    Where there is one model, it reads in the same place.
     """
-    if not context.rescue_reads or context.policy != "agentcollab" or state["tier"] != "large":
-        return False
-    controller = CollabState.from_json(state["collab"])
-    begins = controller.rescue_budget > 0 and controller.rescue_steps == 0
-    if not begins or gives_answer(_last_tool(state)):
+    if not context.rescue_reads or not _is_stuck(state, context) or gives_answer(_last_tool(state)):
         return False
     tier = answer_tier(context, state.get("calls", []), large_tokens=state["budget"]["large_tokens"])
     return has_unread(PROMPTS[state["language"]], state, context, tier=tier)
+
+
+def _is_stuck(state: SeekerState, context: Context) -> bool:
+    """Whether a rescue begins, or would begin if there were another model."""
+    if context.policy == "one-model":
+        return bool(state.get("stall"))
+    if context.policy != "agentcollab" or state["tier"] != "large":
+        return False
+    controller = CollabState.from_json(state["collab"])
+    return controller.rescue_budget > 0 and controller.rescue_steps == 0
 
 
 def _last_tool(state: SeekerState) -> str:
@@ -161,7 +179,7 @@ async def _call(
     except RefusedRequestError:
         if mode == "json":
             raise
-        model.prefer_json()  # a server without a tool parser refuses the request as a whole
+        model.prefer_json(refused=True)  # a server without a tool parser refuses the request as a whole
         if model.tool_mode == "native":
             raise
         return await _attempt(state, context, resources, model, "json"), "json"
@@ -183,8 +201,13 @@ async def _attempt(
         timeout=seconds_left(state),
         previous=_last_think(state.get("calls", [])),
         appended=latest_tokens(state["messages"]) if after_rescue(state) else None,
+        enough=_names_action,
         supersedes=supersedes(state, context, model.tier),
     )
+
+
+def _names_action(text: str) -> bool:
+    return bool(parse_step(text).actions)
 
 
 def _read(reply: Reply, mode: Mode) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -16,7 +16,13 @@ from agentinfer_lg.llm.chat import OutOfTimeError
 from agentinfer_lg.nodes.plan import AGENT as PLANNER
 from agentinfer_lg.nodes.seeker.budget import seconds_of_run
 from agentinfer_lg.nodes.seeker.evidence import select_passages
-from agentinfer_lg.nodes.seeker.read_answer import answer_tier, closed_answer, is_unknown, short_answer
+from agentinfer_lg.nodes.seeker.read_answer import (
+    answer_tier,
+    closed_answer,
+    has_sentence,
+    is_unknown,
+    short_answer,
+)
 from agentinfer_lg.prompts import PROMPTS, Prompts, number_passages
 from agentinfer_lg.report.render import CitedText, resolve_citations, source_list
 from agentinfer_lg.report.support import supporting_sources
@@ -26,7 +32,6 @@ from agentinfer_lg.state import CallRecord, Finding, ResearchState
 from agentinfer_lg.text import clip
 
 _AGENT = "writer"
-_ANSWER_TOKENS = 80
 _MIN_REPORT_CHARS = 20
 
 
@@ -86,7 +91,10 @@ class _Writer:
             prompt = self._prompts.read_answer.format(passages=passages, question=question)
         else:
             return answered[0]["answer"]
-        answer = closed_answer(short_answer(await self._call(prompt, _ANSWER_TOKENS)), question)
+        answer = closed_answer(
+            short_answer(await self._call(prompt, self._context.max_answer_tokens, enough=has_sentence)),
+            question,
+        )
         return answered[0]["answer"] if is_unknown(answer) else answer
 
     def _should_read(self, finding: Finding) -> bool:
@@ -156,7 +164,9 @@ class _Writer:
             )
         )
 
-    async def _call(self, prompt: str, max_tokens: int) -> str:
+    async def _call(
+        self, prompt: str, max_tokens: int, *, enough: Callable[[str], bool] | None = None
+    ) -> str:
         if self._out_of_time():
             return ""
         try:
@@ -166,6 +176,7 @@ class _Writer:
                 role="write",
                 max_tokens=max_tokens,
                 timeout=self._seconds_left(),
+                enough=enough,
             )
         except OutOfTimeError:
             limit = self._context.max_seconds
@@ -177,6 +188,8 @@ class _Writer:
         self.calls.append(called.record)
         if called.warning:
             self.failures.append(called.warning)
+        if called.reply.cut and enough is None:
+            self.failures.append(self._prompts.report_cut)
         return called.reply.text
 
     def _tier(self) -> Tier:

@@ -14,7 +14,18 @@ import agentinfer_lg
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "agentinfer_lg"
 PARTS = ("graphs", "nodes", "serving", "evals")
-HEAVY = ("vllm", "torch", "langgraph", "langchain", "langchain_core", "langchain_openai", "openai", "numba")
+HEAVY = (
+    "vllm",
+    "torch",
+    "langgraph",
+    "langchain",
+    "langchain_core",
+    "langchain_openai",
+    "openai",
+    "numba",
+    "json_repair",
+    "tiktoken",
+)
 
 FORBIDDEN = {
     "core": {"graphs", "nodes", "serving", "evals", "cli", "middleware"},

@@ -23,6 +23,7 @@ _VALUES = {
     "numbers": "[1]-[3]",
     "queries": "{q}; {",
     "count": 12,
+    "cause": "{cause} %s",
     "titles": "T}",
 }
 

@@ -45,6 +45,8 @@ def test_a_run_that_never_began() -> None:
         "prompt_tokens": 0,
         "cached_tokens": 0,
         "output_tokens": 0,
+        "thought_tokens": 0,
+        "retry_tokens": 0,
     }
     json.dumps(result)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "granularity": "agentinfer_lg.evals.compression.granularity.command",
     "ablation": "agentinfer_lg.evals.agent.ablation.command",
     "load": "agentinfer_lg.evals.agent.load.command",
+    "client": "agentinfer_lg.evals.agent.client_time.command",
     "self-evaluation": "agentinfer_lg.evals.agent.self_evaluation.command",
     "progress": "agentinfer_lg.evals.agent.progress.command",
 }

@@ -17,7 +17,9 @@ from agentinfer_lg.errors import AgentInferError
 from agentinfer_lg.serving.engine.findings import Finding, Verdict
 
 if TYPE_CHECKING:
-    from agentinfer_lg.llm.probe import Capabilities, EndpointProfile
+    from agentinfer_lg.llm.chat import ChatTier
+    from agentinfer_lg.llm.checkup import Checkup
+    from agentinfer_lg.llm.probe import EndpointProfile
     from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 
 app = typer.Typer()
@@ -114,20 +116,31 @@ async def _check_endpoints(settings: Settings, timeout: float) -> AsyncIterator[
 
 
 async def _check_endpoint(tier: Tier, endpoint: EndpointSettings, timeout: float) -> AsyncIterator[Finding]:
-    from agentinfer_lg.llm.probe import probe_capabilities, probe_endpoint, public_url
+    from agentinfer_lg.llm.chat import ChatTier
+    from agentinfer_lg.llm.checkup import check_up
+    from agentinfer_lg.llm.connection import public_url
 
+    model = ChatTier(tier, endpoint.model_copy(update={"timeout": timeout}))
     try:
-        profile = await probe_endpoint(endpoint)
+        profile = await model.connect()
     except AgentInferError as error:
         yield Finding("FAIL", f"{tier} endpoint", str(error))
         return
-    answered = f"{public_url(profile.base_url)} answered in {profile.latency:.2f} s, serves {profile.model}"
-    yield Finding("ok", f"{tier} endpoint", answered)
-    yield _check_hints(tier, endpoint, profile)
-    yield _check_context(tier, profile)
-    capabilities = await probe_capabilities(endpoint, profile, timeout=timeout)
-    for finding in _check_capabilities(tier, endpoint, profile, capabilities):
+    if profile is None:
+        yield Finding("ok", f"{tier} endpoint", f"{endpoint.model} is asked through LangChain")
+    else:
+        note = f"; {profile.note}" if profile.note else ""
+        answered = f"{public_url(profile.base_url)} answered in {profile.latency:.2f} s, serves {profile.model}{note}"
+        yield Finding("ok", f"{tier} endpoint", answered)
+        yield _check_hints(tier, endpoint, profile)
+    found = await check_up(model)
+    yield _check_context(tier, model.max_model_len)
+    for finding in _check_model(tier, endpoint, profile, found):
         yield finding
+    if found.completion.ok:
+        yield await _check_tokenizer(tier, model)
+        for finding in _check_lessons(tier, model):
+            yield finding
 
 
 def _check_hints(tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile) -> Finding:
@@ -145,8 +158,8 @@ def _check_hints(tier: Tier, endpoint: EndpointSettings, profile: EndpointProfil
             return Finding("ok", subject, "the server is not vLLM: no session hints are sent")
 
 
-def _check_context(tier: Tier, profile: EndpointProfile) -> Finding:
-    subject, length = f"{tier} context", profile.max_model_len
+def _check_context(tier: Tier, length: int | None) -> Finding:
+    subject = f"{tier} context"
     if length is None:
         return Finding("ok", subject, "the server does not tell its context length")
     if length < _MIN_CONTEXT:
@@ -157,26 +170,33 @@ def _check_context(tier: Tier, profile: EndpointProfile) -> Finding:
     return Finding("ok", subject, f"{length:,} tokens")
 
 
-def _check_capabilities(
-    tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile, found: Capabilities
+def _check_model(
+    tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile | None, found: Checkup
 ) -> list[Finding]:
-    chat = found.chat
-    timed = f"a completion took {chat.seconds:.2f} s, {chat.detail}"
-    if not chat.ok:
-        return [
-            Finding("FAIL", f"{tier} completion", f"{chat.detail}. Check the model name and the server's log")
-        ]
+    completion = found.completion
+    if not completion.ok:
+        return [Finding("FAIL", f"{tier} completion", f"{completion.detail}. See the server's log")]
+    timed = f"a completion took {completion.seconds:.2f} s, {completion.detail}"
     return [
         Finding("ok", f"{tier} completion", timed),
-        _check_tool_calling(tier, endpoint, found),
+        _check_tool_calling(tier, endpoint, profile, found),
         _check_constrained(tier, profile, found),
         _check_cache(tier, profile, found),
-        _check_tokenizer(tier, found),
     ]
 
 
-def _check_tool_calling(tier: Tier, endpoint: EndpointSettings, found: Capabilities) -> Finding:
-    subject, tools = f"{tier} tool calling", found.tool_calling
+_NATIVE_CALLS: Final = {
+    "vllm": ". For native calls start vLLM with --enable-auto-tool-choice --tool-call-parser",
+    "llamacpp": ". For native calls start llama.cpp's server with --jinja",
+    "library": ". For native calls choose a model that Ollama lists with the capability tools",
+}
+"""What to do for native tool calls, by who owns the model in the server's list."""
+
+
+def _check_tool_calling(
+    tier: Tier, endpoint: EndpointSettings, profile: EndpointProfile | None, found: Checkup
+) -> Finding:
+    subject, tools = f"{tier} tool calling", found.tools
     if endpoint.tool_calling == "json":
         return Finding("ok", subject, "one JSON action per step, as set")
     if tools.ok:
@@ -184,37 +204,52 @@ def _check_tool_calling(tier: Tier, endpoint: EndpointSettings, found: Capabilit
     if endpoint.tool_calling == "native":
         detail = f"{tools.detail}; set AGENTINFER_{tier.upper()}__TOOL_CALLING=auto"
         return Finding("FAIL", subject, detail)
-    detail = (
-        f"{tools.detail}; one JSON action per step is used instead. For native calls start vLLM with "
-        "--enable-auto-tool-choice --tool-call-parser"
-    )
-    return Finding("warn", subject, detail)
+    advice = _NATIVE_CALLS.get(profile.owner, "") if profile is not None else ""
+    return Finding("warn", subject, f"{tools.detail}; one JSON action per step is used instead{advice}")
 
 
-def _check_constrained(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Finding:
-    subject, schema, regex = f"{tier} constrained", found.json_schema, found.regex
+def _check_constrained(tier: Tier, profile: EndpointProfile | None, found: Checkup) -> Finding:
+    subject, schema, regex = f"{tier} constrained", found.schema, found.regex
     if schema.ok and regex.ok:
         return Finding("ok", subject, "JSON schema and regular expression are obeyed")
     if schema.ok:
-        note = f" ({regex.detail})" if profile.vllm else ""
+        note = f" ({regex.detail})" if profile is not None and profile.vllm else ""
         return Finding("ok", subject, f"JSON schema is obeyed, regular expressions are not{note}")
     detail = f"JSON schema: {schema.detail}; output is parsed tolerantly instead, which weak models strain"
     return Finding("warn", subject, detail)
 
 
-def _check_cache(tier: Tier, profile: EndpointProfile, found: Capabilities) -> Finding:
-    subject, cached = f"{tier} prefix cache", found.cached_tokens
+def _check_cache(tier: Tier, profile: EndpointProfile | None, found: Checkup) -> Finding:
+    subject, cached = f"{tier} prefix cache", found.cached
     if cached.ok:
         return Finding("ok", subject, cached.detail)
-    mend = "start vLLM with --enable-prompt-tokens-details" if profile.vllm else "hits are shown as 0"
+    vllm = profile is not None and profile.vllm
+    mend = "start vLLM with --enable-prompt-tokens-details" if vllm else "hits are shown as 0"
     return Finding("warn", subject, f"{cached.detail}; {mend}")
 
 
-def _check_tokenizer(tier: Tier, found: Capabilities) -> Finding:
+async def _check_tokenizer(tier: Tier, model: ChatTier) -> Finding:
     subject = f"{tier} tokenizer"
-    if found.tokenize.ok:
-        return Finding("ok", subject, found.tokenize.detail)
-    return Finding("ok", subject, f"{found.tokenize.detail}: token counts are estimated before each call")
+    if await model.server_counts_tokens():
+        return Finding("ok", subject, "the server counts tokens")
+    return Finding("ok", subject, "the server has no /tokenize: token counts are estimated before each call")
+
+
+def _check_lessons(tier: Tier, model: ChatTier) -> list[Finding]:
+    """Return what was learned of the model: each is handled, and none is an obstacle."""
+    known = model.known.capabilities
+    findings = [Finding("ok", f"{tier} adapted", sentence) for sentence in model.known.lessons.values()]
+    if not known.thinks:
+        return findings
+    told = f"the model thinks (up to {known.thought_tokens:,} tokens here)"
+    if known.thought_place in ("field", "hidden"):
+        return [
+            *findings,
+            Finding("ok", f"{tier} reasoning", f"{told}; its thoughts are kept apart from its answers"),
+        ]
+    advice = "a reasoning parser at the server (vLLM: --reasoning-parser) would tell them apart earlier"
+    detail = f"{told}; its thoughts arrive unparsed in the text and are taken out here; {advice}"
+    return [*findings, Finding("warn", f"{tier} reasoning", detail)]
 
 
 async def _check_search(settings: Settings) -> Finding:

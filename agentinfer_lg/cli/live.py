@@ -78,6 +78,8 @@ class AgentRow:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
+    """Part of the output tokens that is thoughts."""
     escalations: int = 0
     tools: list[tuple[str, str]] = field(default_factory=list)
     """Tool calls that run now: name and label."""
@@ -111,6 +113,8 @@ class Board:
         kind, agent = event.get("event"), plain(event.get("agent", ""), limit=40)
         if not isinstance(kind, str) or not agent:
             return []
+        if kind == "wait":
+            return [self.note(plain(event.get("text", "")), "dim")]
         handler = _HANDLERS.get(kind)
         if handler is None:
             return []
@@ -142,6 +146,7 @@ class Board:
         row.prompt_tokens += _count(event, "prompt_tokens")
         row.cached_tokens += _count(event, "cached_tokens")
         row.output_tokens += _count(event, "output_tokens")
+        row.thought_tokens += _count(event, "thought_tokens")
         self._do(row, "waiting")
         text = plain(event.get("text", ""), limit=_LOG_CHARS)
         if event.get("role") not in ("think", "plan") or not text:
@@ -227,6 +232,9 @@ class Board:
         self._do(row, "done")
         return [LogLine(row.agent, "report written", "green")]
 
+    def _note(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
+        return [LogLine(row.agent, plain(event.get("text", ""), limit=_LOG_CHARS), "dim")]
+
     def _trouble(self, row: AgentRow, event: Mapping[str, Any]) -> list[LogLine]:
         return [LogLine(row.agent, plain(event.get("text", ""), limit=_LOG_CHARS), "yellow")]
 
@@ -248,6 +256,7 @@ _HANDLERS: Mapping[str, Callable[[Board, AgentRow, Mapping[str, Any]], list[LogL
     "finding": Board._finding,
     "budget": Board._trouble,
     "warning": Board._trouble,
+    "note": Board._note,
     "report": Board._report,
 }
 
@@ -415,9 +424,13 @@ class RichView(SilentView):
         table.add_column("in", justify="right", no_wrap=True)
         table.add_column("cached", justify="right", no_wrap=True)
         table.add_column("out", justify="right", no_wrap=True)
+        thinks = any(row.thought_tokens for row in self.board.rows.values())
+        if thinks:
+            table.add_column("thinking", justify="right", no_wrap=True)
         table.add_column("esc", justify="right", no_wrap=True)
         for row in list(self.board.rows.values()):
             busy = row.doing not in ("done", "waiting")
+            thinking = [f"{row.thought_tokens / max(1, row.output_tokens):.0%}"] if thinks else []
             table.add_row(
                 Text(row.agent),
                 Text(row.tier, style="magenta" if row.tier == "large" else "green"),
@@ -427,6 +440,7 @@ class RichView(SilentView):
                 f"{row.prompt_tokens:,}",
                 "-" if row.hit_rate is None else f"{row.hit_rate:.0%}",
                 f"{row.output_tokens:,}",
+                *thinking,
                 str(row.escalations),
             )
         return table

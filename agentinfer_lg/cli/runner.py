@@ -186,18 +186,26 @@ class _Segment:
         Args:
             strict: Raise when none does; a run that goes on may only have to write down what it found.
         """
-        from agentinfer_lg.llm.probe import probe_endpoint, public_url
+        from agentinfer_lg.llm.connection import public_url
+        from agentinfer_lg.llm.known_endpoints import contact
 
         self._view.status("contacting the model servers")
         seen: list[EndpointSettings] = []
         errors: list[EndpointError] = []
-        for tier in _tiers(self._request.context):
-            endpoint = self._request.settings.endpoint(tier)
+        context = self._request.context
+        settings = self._request.settings.with_models(
+            small=context.small_model_name, large=context.large_model_name
+        )
+        for tier in _tiers(context):
+            endpoint = settings.endpoint(tier)
             if endpoint in seen:
                 continue
             seen.append(endpoint)
+            if endpoint.provider:
+                self._view.note(f"{tier} tier: {endpoint.model}", "dim")
+                continue
             try:
-                profile = await probe_endpoint(endpoint)
+                profile = await contact(endpoint, on_wait=self._view.status)
             except EndpointError as error:
                 errors.append(error)
                 self._view.note(str(error), "yellow")
@@ -329,7 +337,7 @@ def _planned(interrupts: object) -> tuple[list[str], str]:
 def _tiers(context: Context) -> tuple[Tier, ...]:
     """Tiers that the policy uses."""
     match context.policy:
-        case "always-small":
+        case "always-small" | "one-model":
             return ("small",)
         case "always-large":
             return ("large",)

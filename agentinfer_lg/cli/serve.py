@@ -71,6 +71,10 @@ def serve(
             "--tool-call-parser", "vLLM's parser of tool calls, or `none`; default: by the model.", _ENGINE
         ),
     ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        _flag("--reasoning-parser", "vLLM's parser of thoughts, or `none`; default: by the model.", _ENGINE),
+    ] = None,
     compile_model: Annotated[
         bool, _flag("--compile", "CPU: compile the model; faster after a longer first start.", _ENGINE)
     ] = False,
@@ -117,6 +121,7 @@ def serve(
             block_size=block_size,
             max_num_seqs=max_num_seqs,
             tool_call_parser=tool_call_parser,
+            reasoning_parser=reasoning_parser,
             compile=compile_model,
             device=device,
             sam=_SAM_FLAGS.read(settings) if sam else None,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentinfer_lg.cli.live import plain
+from agentinfer_lg.collab.effective_policy import ONE_MODEL_NOTE
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -64,6 +65,8 @@ def summary_lines(result: Result) -> list[tuple[str, str]]:
             f"{len(result['escalations'])}, tokens prefilled again: {result['reprefill_tokens']:,}",
         ),
     ]
+    if result["one_model"]:
+        lines = [lines[0], ("models", ONE_MODEL_NOTE)]
     lines += [(f"{tier} tier", _usage(result, tier)) for tier in result["usage"]]
     seconds = result["seconds"]
     phases = ("plan", "think", "progress", "act", "observe", "write")
@@ -84,4 +87,7 @@ def _usage(result: Result, tier: Any) -> str:
         return "not used"
     prompt, cached = usage["prompt_tokens"], usage["cached_tokens"]
     share = f" ({cached / prompt:.0%})" if prompt else ""
-    return f"{usage['calls']} calls, {prompt:,} tokens in, {cached:,} cached{share}, {usage['output_tokens']:,} out"
+    told = f"{usage['calls']} calls, {prompt:,} tokens in, {cached:,} cached{share}, {usage['output_tokens']:,} out"
+    if thoughts := usage["thought_tokens"]:
+        told += f", of which {thoughts:,} thinking ({thoughts / max(1, usage['output_tokens']):.0%})"
+    return told + (f"; {retried:,} in answers that were cut" if (retried := usage["retry_tokens"]) else "")

@@ -44,6 +44,7 @@ _RESULT: dict[str, type | tuple[type, ...]] = {
     "seconds": (int, float),
     "calls": list,
 }
+_CALL_KEYS = {"agent", "role", "tier", "model"}
 _COUNTS = ("turn", "prompt_tokens", "cached_tokens", "output_tokens", "seconds", "reprefill_tokens")
 
 Memory = dict[str, Any]  # Any: JSON
@@ -441,7 +442,7 @@ def as_result(found: dict[str, Any] | None) -> dict[str, Any] | None:
 def _is_call(call: object) -> bool:
     return (
         isinstance(call, dict)
-        and set(CallRecord.__annotations__) <= set(call)
+        and set(call) >= _CALL_KEYS
         and all(isinstance(call[name], int | float) for name in _COUNTS)
     )
 

@@ -175,7 +175,7 @@ async def _notes(
         done.failure = str(error)
         return notes_without_model(chunk, queries)
     done.calls.append(called.record)
-    is_cut = called.record["output_tokens"] >= lines * _LINE_TOKENS
+    is_cut = called.reply.cut or called.record["output_tokens"] >= lines * _LINE_TOKENS
     notes, removed = verified(read_notes(called.reply.text, _numbers(chunk), cut=is_cut), chunk)
     done.removed += removed
     if not notes.facts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Literal
 
@@ -22,10 +22,13 @@ from agentinfer_lg.llm.chat import (
     Reply,
 )
 from agentinfer_lg.llm.protocol import tool_definitions
+from agentinfer_lg.llm.shorten import prompt_tokens, shorten
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, SeekerState
 
+_SHARES = (0.7, 0.45, 0.25)
+"""Parts of a prompt that did not fit, which are tried one after the other."""
 _ONE_SHOT: frozenset[AgentRole] = frozenset({"plan", "qa", "filter", "distill", "write"})
 
 
@@ -54,6 +57,8 @@ class _Request:
     guide: Guide | None
     native_tools: Literal["auto", "none"] | None
     timeout: float | None
+    whole: bool
+    enough: Callable[[str], bool] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,8 @@ class Caller:
         appended: int | None = None,
         supersedes: bool = False,
         fallback: bool = True,
+        whole: bool = True,
+        enough: Callable[[str], bool] | None = None,
     ) -> Called:
         """Call the model of `tier`.
 
@@ -92,6 +99,8 @@ class Caller:
             appended: Tokens (estimated) that came after it, if this prompt does not extend that one; None: it does.
             supersedes: This prompt takes the place of the session's context beyond what they have in common.
             fallback: Let the other tier answer when this one's endpoint fails.
+            whole: Ask again when the answer was cut.
+            enough: Whether the text of a cut answer does all the same.
 
         Raises:
             EndpointError: No endpoint answers.
@@ -107,11 +116,13 @@ class Caller:
             guide=guide,
             native_tools=native_tools,
             timeout=timeout,
+            whole=whole and role != "distill",  # notes end where their room ends
+            enough=enough,
         )
         model = self.resources.models.tier(tier)
         warning = ""
         try:
-            reply = await self._once(model, request)
+            reply = await self._fitting(model, request)
         except (ContextOverflowError, OutOfTimeError):
             raise
         except EndpointError as error:
@@ -122,7 +133,7 @@ class Caller:
                 raise
             warning = f"{error} The {other.tier} model goes on instead."
             emit("warning", self.agent, turn=self.turn, text=warning)
-            reply, tier = await self._once(other, request), other.tier
+            reply, tier = await self._fitting(other, request), other.tier
         record = self._record(tier, role, reply, previous, appended)
         emit("model_end", self.agent, **record_event(record), text=reply.text[:2000])
         return Called(reply, record, warning)
@@ -141,16 +152,42 @@ class Caller:
             tenant=self.context.tenant,
         )
 
+    async def _fitting(self, model: ChatTier, request: _Request) -> Reply:
+        """Ask, and ask again with a shorter prompt where it did not fit."""
+        try:
+            return await self._once(model, request)
+        except ContextOverflowError as error:
+            if request.hints.role in ("distill", "prewarm"):
+                raise
+            overflow = error
+        whole = prompt_tokens(request.messages)
+        for share in _SHARES:
+            room = min(share * whole, share * (model.max_model_len or whole))
+            shorter = replace(request, messages=shorten(request.messages, tokens=int(room)))
+            if prompt_tokens(shorter.messages) >= whole:
+                break
+            try:
+                reply = await self._once(model, shorter)
+            except ContextOverflowError as error:
+                overflow = error
+            else:
+                text = f"{overflow} Parts of the results were left out of the prompt."
+                emit("warning", self.agent, turn=self.turn, text=text)
+                return reply
+        raise overflow
+
     async def _once(self, model: ChatTier, request: _Request) -> Reply:
         return await model.call(
             request.messages,
             hints=request.hints,
             max_tokens=request.max_tokens,
-            temperature=self.context.temperature,
+            temperature=self.context.temperature if "temperature" in self.context.model_fields_set else None,
             guide=request.guide,
             tools=tool_definitions(recall=recalls(self.context)) if request.native_tools else (),
             tool_choice=request.native_tools or "auto",
             timeout=request.timeout,
+            whole=request.whole,
+            enough=request.enough,
         )
 
     def _record(
@@ -180,7 +217,7 @@ def call_record(
         tier: Which model answered.
         reprefill: Tokens prefilled again because the tier was switched.
     """
-    return CallRecord(
+    record = CallRecord(
         agent=agent,
         turn=turn,
         role=role,
@@ -193,6 +230,14 @@ def call_record(
         seconds=round(reply.seconds, 4),
         reprefill_tokens=reprefill,
     )
+    if reply.usage.thought_tokens:
+        record["thought_tokens"] = reply.usage.thought_tokens
+    if reply.retries:
+        record["retries"] = reply.retries
+        record["retry_tokens"] = reply.retry_tokens
+    if reply.cut:
+        record["cut"] = True
+    return record
 
 
 def recalls(context: Context) -> bool:

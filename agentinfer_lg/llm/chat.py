@@ -1,4 +1,4 @@
-"""The two tiers as chat models: hints attached, constrained decoding where the server has it, failures as sentences.
+"""The two tiers of a run: a model each, asked in the way that its server takes.
 
 A `ChatTier` wraps one LangChain chat model. It never changes messages it is given, so that the prompt of a session
 always extends the one before and the server's prefix cache works.
@@ -7,20 +7,37 @@ always extends the one before and the server's prefix cache works.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.hints import SessionHints
+from agentinfer_lg.events import emit
+from agentinfer_lg.hints import AgentRole, SessionHints
 from agentinfer_lg.llm.affinity import RANK_HEADER, affinity_headers
-from agentinfer_lg.llm.probe import EndpointProfile, probe_endpoint, public_url
+from agentinfer_lg.llm.capabilities import Capabilities, Known
+from agentinfer_lg.llm.connection import Connection, ConnectionLostError, public_url
+from agentinfer_lg.llm.endpoint_model import UNREADABLE, EndpointModel
+from agentinfer_lg.llm.failure import Failure, ServerFailureError
+from agentinfer_lg.llm.given_model import ask_given, check_model, speaks_openai
+from agentinfer_lg.llm.known_endpoints import contact, known_of
+from agentinfer_lg.llm.negotiation import negotiate
+from agentinfer_lg.llm.output_room import (
+    OutputRoom,
+    ample_room,
+    looks_like_thinking,
+    more_room,
+    repeats_itself,
+)
+from agentinfer_lg.llm.probe import EndpointProfile
+from agentinfer_lg.llm.provider_model import make_provider_model
+from agentinfer_lg.llm.remedies import next_quiet_form
+from agentinfer_lg.llm.request import THOUGHTS, Guide, ModelRequest, message_text
+from agentinfer_lg.llm.silent_cut import PromptSizes
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
 from agentinfer_lg.text import well_formed
@@ -28,11 +45,33 @@ from agentinfer_lg.text import well_formed
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
+__all__ = (
+    "ChatTier",
+    "ContextOverflowError",
+    "Guide",
+    "Models",
+    "OutOfTimeError",
+    "RefusedRequestError",
+    "Reply",
+)
+
 ToolMode = Literal["native", "json"]
 
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-_MIN_OUTPUT_TOKENS = 16
-_MAX_CHARS_PER_TOKEN = 20
+_MIN_OUTPUT_TOKENS: Final = 16
+_MAX_CHARS_PER_TOKEN: Final = 20
+_QUIET_ROLES: Final[frozenset[AgentRole]] = frozenset({"progress", "filter", "qa"})
+"""Short calls, which are asked to do without thinking."""
+_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+_BE_BRIEF: Final = "Your answer was cut off because it was too long. Answer again, in far fewer words."
+_SWITCHED: Final = re.compile(r"qwen-?3|smollm3|hunyuan|nemotron", re.IGNORECASE)
+"""Names of models that know `/no_think`."""
+_THINKER: Final = re.compile(
+    r"(?<![a-z])r1(?![a-z])|qwq|think|reason|magistral|gpt-oss|deepdiver|(?<![a-z])o[134](?![a-z])|gpt-5",
+    re.IGNORECASE,
+)
+"""Names of models that are likely to think."""
+_LAST_TRY: Final = 3
+_NEARLY_ALL: Final = 0.9
 
 
 class ContextOverflowError(EndpointError):
@@ -48,22 +87,14 @@ class OutOfTimeError(EndpointError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guide:
-    """What the output must look like: by `regex` where the server takes one, else by `schema`, else in words only."""
-
-    schema: Mapping[str, object] | None = None
-    """JSON schema of the whole output."""
-    regex: str | None = None
-    """Regular expression of the whole output; vLLM only."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one call, as the server counted them (estimated where it does not)."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    thought_tokens: int = 0
+    """Part of the output that is thoughts; estimated where the server does not count it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +110,9 @@ class Reply:
     """Answer of a model; empty text and no calls when the output could not be read."""
 
     text: str = ""
+    """What may be seen: no thoughts, no markers of thoughts."""
+    thoughts: str = ""
+    """What the model thought, for servers that want it back; shown to nobody."""
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = field(default_factory=Usage)
     started: float = 0.0
@@ -87,6 +121,29 @@ class Reply:
     model: str = ""
     unreadable: str = ""
     """Why the answer of the server could not be read, empty when it could."""
+    cut: bool = False
+    """Whether it ends in its middle, after all that was tried."""
+    retries: int = 0
+    """Answers before this one that were cut."""
+    retry_tokens: int = 0
+    """Tokens of prompts and outputs of those answers."""
+    counts_cached: bool = False
+    """Whether the server tells how much of a prompt it had cached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ask:
+    """What a caller asks for, whatever becomes of it."""
+
+    messages: Sequence[BaseMessage]
+    hints: SessionHints
+    max_tokens: int
+    temperature: float | None
+    guide: Guide | None
+    tools: Sequence[Mapping[str, object]]
+    tool_choice: Literal["auto", "none"]
+    whole: bool
+    enough: Callable[[str], bool] | None
 
 
 class ChatTier:
@@ -98,6 +155,10 @@ class ChatTier:
         model: A LangChain chat model to use as it is.
         profile: What is known of the server of `model`; without one it is taken for a server without extensions.
         name: What messages call it, and the part of `AGENTINFER_<NAME>__...` in its variables; default: the tier.
+        on_wait: Told, in a sentence, when the server makes a call wait.
+
+    Raises:
+        ConfigurationError: `model` is no chat model.
     """
 
     def __init__(
@@ -108,33 +169,60 @@ class ChatTier:
         model: BaseChatModel | None = None,
         profile: EndpointProfile | None = None,
         name: str = "",
+        on_wait: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.tier = tier
         self._name = name or tier
         self._endpoint = endpoint
-        self._given = model
+        self._given = check_model(model, tier=tier)
         self._client: BaseChatModel | None = model
         self._profile = profile
+        self._on_wait = on_wait
         self._lock = asyncio.Lock()
-        self._guides = True
         self._names_ranks = True
-        self._has_called_tools = False
+        self._known = Known() if model is not None else known_of(endpoint)
+        self._sizes = PromptSizes()
+        self._silent_turns = 0
+        self._asked_again = False
         self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
+        if profile is not None and profile.vllm:
+            self._known.learn(lambda now: replace(now, guide="regex"))
+
+    @property
+    def known(self) -> Known:
+        """What was learned of the model and its server."""
+        return self._known
+
+    @property
+    def profile(self) -> EndpointProfile | None:
+        """What the server says about itself; None before the first call, and for a chat model of the caller's."""
+        return self._profile
 
     @property
     def tool_mode(self) -> ToolMode:
-        """How tools are called now; `auto` starts native and falls back to `json` for good."""
+        """How tools are called now; `auto` starts native and falls back to `json`."""
         return self._tool_mode
 
-    def prefer_json(self) -> None:
-        """Give up the server's tool calling for this tier, unless the settings insist on it or it has worked before."""
-        if self._endpoint.tool_calling == "auto" and not self._has_called_tools:
+    def prefer_json(self, *, refused: bool = False) -> None:
+        """Give up the server's tool calling, unless the settings insist on it.
+
+        A model that has called tools before is forgiven one step without a call.
+
+        Args:
+            refused: The server refused the request; it is of no use to try again.
+        """
+        if self._endpoint.tool_calling != "auto":
+            return
+        self._silent_turns += 1
+        if refused or not self._known.capabilities.called_tools or self._silent_turns > 1:
             self._tool_mode = "json"
 
     @property
     def max_model_len(self) -> int | None:
-        """Context window in tokens, where the server tells it."""
-        return self._profile.max_model_len if self._profile else None
+        """Context window in tokens, where the server tells it or an answer showed it."""
+        told = self._profile.max_model_len if self._profile else None
+        learned = self._known.capabilities.window
+        return min(filter(None, (told, learned)), default=None)
 
     @property
     def same_place(self) -> tuple[str, str]:
@@ -149,21 +237,27 @@ class ChatTier:
         *,
         hints: SessionHints,
         max_tokens: int,
-        temperature: float = 0.0,
+        temperature: float | None = 0.0,
         guide: Guide | None = None,
         tools: Sequence[Mapping[str, object]] = (),
         tool_choice: Literal["auto", "none"] = "auto",
         timeout: float | None = None,
+        whole: bool = True,
+        enough: Callable[[str], bool] | None = None,
     ) -> Reply:
-        """Call the model once.
+        """Call the model until its answer is whole.
 
         Args:
             messages: The whole prompt.
             hints: Sent along if the server understands them.
-            max_tokens: Most tokens to generate; lowered to what the context window leaves.
+            max_tokens: Most visible tokens to generate; lowered to what the context window leaves. Thoughts come on top.
+            temperature: None: as the model's owner or its server has it.
             guide: Constrains the output where the server can.
             tools: OpenAI tool definitions; empty for none.
-            timeout: Seconds; the endpoint's own timeout also applies.
+            tool_choice: Whether the tools may be called, or only stay in the prompt.
+            timeout: Seconds; the endpoint's own timeout also applies, to each request.
+            whole: Ask again when the visible text was cut; without any it is asked for again in any case.
+            enough: Whether the text of a cut answer does all the same.
 
         Raises:
             EndpointError: The server cannot be reached or refuses the request.
@@ -171,82 +265,248 @@ class ChatTier:
             ContextOverflowError: The prompt does not fit.
             OutOfTimeError: `timeout` is over.
         """
-        client = await self._ready()
-        max_tokens = self._fit(messages, max_tokens)
-        guided = guide is not None and self._guides
-        options = self._options(hints, max_tokens, temperature, guide if guided else None, tools, tool_choice)
-        started = time.monotonic()
-        limit = self._endpoint.timeout if timeout is None else min(timeout, self._endpoint.timeout)
+        ask = _Ask(
+            messages=messages,
+            hints=hints,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            guide=guide,
+            tools=tools,
+            tool_choice=tool_choice,
+            whole=whole,
+            enough=enough,
+        )
         try:
-            async with asyncio.timeout(limit):
-                answer = await self._answer(client, messages, options)
-        except EndpointError:
-            raise
+            async with asyncio.timeout(timeout):
+                client = await self._ready()
+                return await self._whole_answer(client, ask)
         except TimeoutError:
-            if limit < self._endpoint.timeout:
-                msg = f"The time allowed was over before the {self._name} model answered."
-                raise OutOfTimeError(msg) from None
+            msg = f"The time allowed was over before the {self._name} model answered."
+            raise OutOfTimeError(msg) from None
+
+    async def _whole_answer(self, client: BaseChatModel, ask: _Ask) -> Reply:
+        """Ask, and ask again with more room while the answer is cut."""
+        warms = ask.hints.role == "prewarm"  # nobody reads what it answers
+        thoughts = 0 if warms else self._known.capabilities.thinking_room
+        room = OutputRoom(visible=ask.max_tokens, thoughts=thoughts)
+        retries, tokens = 0, 0
+        while True:
+            reply = await self._once(client, ask, room)
+            following = self._next_room(reply, ask, room) if reply.cut and not warms else None
+            if following is None or retries >= _LAST_TRY:
+                if reply.cut and self._may_be_thinking(reply):
+                    reply = replace(reply, text="", unreadable=_why_empty({}, thoughts=True, cut=True))
+                return replace(reply, retries=retries, retry_tokens=tokens)
+            retries, tokens = retries + 1, tokens + reply.usage.prompt_tokens + reply.usage.output_tokens
+            room = following
+
+    def _next_room(self, reply: Reply, ask: _Ask, room: OutputRoom) -> OutputRoom | None:
+        """Return the room for another try after a cut answer; None: it is used as it is."""
+        if not ask.whole and reply.text:
+            return None
+        enough = ask.enough is not None and bool(reply.text) and ask.enough(reply.text)
+        thinking = self._may_be_thinking(reply)
+        if enough and not thinking:
+            return None
+        left = self._room_left(ask.messages)
+        in_thought = thinking or not (reply.text or reply.tool_calls)
+        hopeless = repeats_itself(reply.text) and not thinking
+        following = more_room(room, in_thought=in_thought, hopeless=hopeless, left=left)
+        if following is not None or hopeless or in_thought or ask.enough is None or enough:
+            return following
+        return ample_room(room, left=left)
+
+    def _may_be_thinking(self, reply: Reply) -> bool:
+        """Whether a cut text may be a thought whose template has written the opening marker: the closing one tells."""
+        if not reply.text or reply.thoughts or reply.tool_calls:
+            return False
+        if self._known.capabilities.thought_place in ("field", "inline"):
+            return False  # what is visible was told apart
+        if reply.usage.thought_tokens >= _NEARLY_ALL * reply.usage.output_tokens:
+            return True
+        return looks_like_thinking(reply.text) or _THINKER.search(reply.model) is not None
+
+    async def _once(self, client: BaseChatModel, ask: _Ask, room: OutputRoom) -> Reply:
+        """Make one request, in the way that the server takes it."""
+        limit = self._fit(ask.messages, room.tokens)
+        request = self._request(ask, room, limit)
+        started = time.monotonic()
+        try:
+            answer = await self._negotiated(client, request)
+        except ServerFailureError as error:
+            smaller = _output_that_fits(error.failure, limit)
+            if error.failure.kind == "overflow":
+                self._learn_window(error.failure)
+            if smaller is not None:
+                request = replace(request, max_tokens=smaller)
+                try:
+                    answer = await self._negotiated(client, request)
+                except ServerFailureError as second:
+                    raise self._as_error(second) from second.__cause__
+            else:
+                raise self._as_error(error) from error.__cause__
+        reply = self._reply(answer, request, time.monotonic() - started)
+        self._look_at(reply, request, answer)
+        if reply.unreadable and not reply.cut and not self._asked_again:
+            return await self._once_again(client, ask, room) or reply
+        return reply
+
+    async def _once_again(self, client: BaseChatModel, ask: _Ask, room: OutputRoom) -> Reply | None:
+        """Ask for an answer as a stream after one that cannot be read: some servers have none otherwise.
+
+        An answer that was all thought is asked for again as it was. Either is tried once, and again after it has helped.
+        """
+        self._asked_again = True
+        before = self._known.capabilities
+        streams = isinstance(client, EndpointModel) and not before.streams_only and not before.thinks
+        if streams:
+            self._known.learn(lambda now: replace(now, streams_only=True))
+        try:
+            reply = await self._once(client, ask, room)
+        except EndpointError:
+            reply = None
+        if reply is not None and not reply.unreadable:
+            self._asked_again = False
+            return reply
+        if streams:
+            self._known.learn(lambda now: replace(now, streams_only=False))
+        return None
+
+    async def _negotiated(self, client: BaseChatModel, request: ModelRequest) -> AIMessage:
+        async def send(known: Capabilities) -> AIMessage:
+            try:
+                async with asyncio.timeout(self._endpoint.timeout):
+                    return await self._send(client, request, known)
+            except TimeoutError:
+                raise _TooSlowError from None
+
+        try:
+            return await negotiate(
+                send,
+                self._known,
+                retries=self._endpoint.max_retries,
+                start_seconds=self._endpoint.start_timeout,
+                on_wait=self._on_wait,
+            )
+        except _TooSlowError:
+            limit = self._endpoint.timeout
             msg = f"The {self._name} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
-        except Exception as error:
-            ranked = RANK_HEADER in options.get("extra_headers", ())
-            if guided and _rejects(error, "structured_outputs", "response_format", "guided"):
-                self._guides = False
-            elif ranked and _rejects(error, "data_parallel_rank"):
-                self._names_ranks = False  # the server was started anew with fewer ranks
-                self._check_ranks_setting()
-            else:
-                return self._failed(error, time.monotonic() - started)
-            return await self.call(
-                messages,
-                hints=hints,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                guide=guide,
-                tools=tools,
-                tool_choice=tool_choice,
-                timeout=timeout,
-            )
-        return self._reply(answer, messages, max_tokens, time.monotonic() - started)
+        except ConnectionLostError as error:
+            raise ConnectionLostError(f"The {self._name} model at {self._where}", error.reason) from None
+        except ServerFailureError as error:
+            if RANK_HEADER in request.headers and "data_parallel_rank" in error.failure.words:
+                return await self._without_rank(client, request)
+            raise
 
-    async def _answer(
-        self, client: BaseChatModel, messages: Sequence[BaseMessage], options: Mapping[str, Any]
-    ) -> BaseMessage:
-        """Return an answer that is whole: vLLM gives out what it has when an engine dies, and says 200."""
-        for _ in range(1 + self._endpoint.max_retries):
-            answer = await client.ainvoke(list(messages), **options)
-            if answer.response_metadata.get("finish_reason") != "abort":
-                return answer
-        msg = (
-            f"The {self._name} model at {self._where} broke off its answer: the server is being stopped, or an engine of it "
-            "has died. Start it again."
-        )
-        raise EndpointError(msg)
+    async def _without_rank(self, client: BaseChatModel, request: ModelRequest) -> AIMessage:
+        """Ask again without naming a rank: the server was started anew with fewer."""
+        self._names_ranks = False
+        self._check_ranks_setting()
+        headers = {name: value for name, value in request.headers.items() if name != RANK_HEADER}
+        return await self._negotiated(client, replace(request, headers=headers))
+
+    async def _send(self, client: BaseChatModel, request: ModelRequest, known: Capabilities) -> AIMessage:
+        if self._given is None and isinstance(client, EndpointModel):
+            return await client.ainvoke(
+                list(request.messages), request=request, known=known, timeout=self._endpoint.timeout
+            )
+        try:
+            return await ask_given(client, request, known)
+        except EndpointError:
+            raise
+        except (TypeError, KeyError, ValueError, IndexError) as error:
+            reason = f"{type(error).__name__} while reading the answer"
+            return AIMessage("", response_metadata={UNREADABLE: reason})
+        except Exception as error:
+            msg = f"The {self._name} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
+            raise EndpointError(msg) from error
+
+    async def connect(self) -> EndpointProfile | None:
+        """Contact the server, if that has not been done, and return what it says about itself.
+
+        Raises:
+            EndpointError: It cannot be reached, refuses the key, or does not serve the model.
+            ConfigurationError: The endpoint cannot be used as it is set.
+        """
+        await self._ready()
+        return self._profile
+
+    async def server_counts_tokens(self) -> bool:
+        """Whether the server has vLLM's route for counting tokens."""
+        client = await self._ready()
+        return isinstance(client, EndpointModel) and await client.counts_tokens()
 
     async def _ready(self) -> BaseChatModel:
-        """Return the chat model, made on first use (off the event loop: it reads certificates)."""
+        """Return the chat model, made on first use (off the event loop: a provider's package takes long to import)."""
         async with self._lock:
             if self._client is None:
-                self._profile = await probe_endpoint(self._endpoint)
-                self._client = await asyncio.to_thread(_make_chat_model, self._endpoint, self._profile.model)
+                self._client = await self._make()
             return self._client
+
+    async def _make(self) -> BaseChatModel:
+        endpoint = self._endpoint
+        if endpoint.provider:
+            return await asyncio.to_thread(make_provider_model, endpoint, name=self._name)
+        self._profile = await contact(endpoint, on_wait=self._on_wait)
+        connection = Connection(endpoint.model_copy(update={"base_url": self._profile.base_url}))
+        if self._profile.vllm:
+            self._known.learn(lambda now: replace(now, guide="regex") if now.guide == "json_schema" else now)
+        extra = dict(endpoint.extra_body)
+        return EndpointModel.at(connection, model=self._profile.model, known=self._known, extra=extra)
 
     @property
     def _where(self) -> str:
-        return type(self._given).__name__ if self._given is not None else public_url(self._endpoint.base_url)
+        if self._given is not None:
+            return type(self._given).__name__
+        return public_url(self._endpoint.base_url) if self._endpoint.base_url else self._endpoint.model
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, as far as it is known."""
+        if self._profile is not None:
+            return self._profile.model
+        return type(self._given).__name__ if self._given is not None else self._endpoint.model
 
     @property
     def _is_vllm(self) -> bool:
         return self._profile is not None and self._profile.vllm
 
-    @property
-    def _speaks_openai(self) -> bool:
-        return self._given is None or hasattr(self._given, "openai_api_base")
-
     def _sends_hints(self) -> bool:
-        return self._speaks_openai and (
-            self._endpoint.hints == "on" or (self._endpoint.hints == "auto" and self._is_vllm)
+        speaks = (self._given is None and not self._endpoint.provider) or (
+            self._given is not None and speaks_openai(self._given)
         )
+        return speaks and (self._endpoint.hints == "on" or (self._endpoint.hints == "auto" and self._is_vllm))
+
+    def _request(self, ask: _Ask, room: OutputRoom, limit: int) -> ModelRequest:
+        messages = list(ask.messages)
+        if room.brief:
+            messages.append(HumanMessage(_BE_BRIEF))
+        hinted = self._sends_hints()
+        given = self._given is not None or bool(self._endpoint.provider)
+        return ModelRequest(
+            messages=messages,
+            max_tokens=limit,
+            temperature=ask.temperature if ask.temperature is not None or given else 0.0,
+            guide=ask.guide,
+            tools=ask.tools,
+            tool_choice=ask.tool_choice,
+            quiet=self._asks_for_quiet(ask.hints.role, brief=room.brief),
+            xargs=ask.hints.to_xargs() if hinted else {},
+            headers=self._affinity(ask.hints) if hinted else {},
+        )
+
+    def _asks_for_quiet(self, role: AgentRole | None, *, brief: bool) -> bool:
+        known = self._known.capabilities
+        if self._endpoint.thinking != "auto":
+            return self._endpoint.thinking == "off"
+        if not known.thinks or known.quiet == "none":
+            return False
+        if known.quiet == "effort" and role == "progress":
+            return False  # it would change the beginning of a prompt that the server has cached
+        if known.quiet == "switch" and not _SWITCHED.search(self.model_name):
+            return False
+        return brief or role in _QUIET_ROLES
 
     def _affinity(self, hints: SessionHints) -> dict[str, str]:
         """Return the headers that keep the session where its cache is."""
@@ -262,104 +522,187 @@ class ChatTier:
             )
             raise EndpointError(msg)
 
+    def _room_left(self, messages: Sequence[BaseMessage]) -> int | None:
+        """Return the tokens that window and server leave for an output; None: not known."""
+        window, most = self.max_model_len, self._known.capabilities.most_output
+        left = None if window is None else max(_MIN_OUTPUT_TOKENS, window - _prompt_tokens(messages))
+        return min(filter(None, (left, most)), default=None)
+
     def _fit(self, messages: Sequence[BaseMessage], max_tokens: int) -> int:
         window = self.max_model_len
         if window is None:
             return max_tokens
-        left = window - sum(estimate_tokens(str(m.content)) + 8 for m in messages)
+        left = window - _prompt_tokens(messages)
         # The estimate may be off by a quarter either way: only clear overflows are refused here, the server has the last word.
         if left < -window // 4:
             msg = f"The context of {window} tokens of the {self._name} model is full."
             raise ContextOverflowError(msg)
         return min(max_tokens, max(_MIN_OUTPUT_TOKENS, left))
 
-    def _options(
-        self,
-        hints: SessionHints,
-        max_tokens: int,
-        temperature: float,
-        guide: Guide | None,
-        tools: Sequence[Mapping[str, object]],
-        tool_choice: str,
-    ) -> dict[str, Any]:  # Any: keyword arguments of the chat model
-        options: dict[str, Any] = {}
-        if tools:
-            options["tools"] = [dict(tool) for tool in tools]
-            options["tool_choice"] = tool_choice
-        if not self._speaks_openai:
-            return options
-        body: dict[str, object] = {}
-        options["temperature"] = temperature
-        # Only OpenAI's own service insists on the newer name; most compatible servers know just the old one.
-        if (urlsplit(self._endpoint.base_url).hostname or "").endswith("openai.com"):
-            options["max_tokens"] = max_tokens
-        else:
-            body["max_tokens"] = max_tokens
-        if guide is not None:
-            body.update(self._constraint(guide))
-        if self._sends_hints():
-            body["vllm_xargs"] = hints.to_xargs()
-            if headers := self._affinity(hints):
-                options["extra_headers"] = {**_model_headers(self._given), **headers}
-        if body:
-            # What is bound takes the place of what a given model was made with.
-            options["extra_body"] = {**(getattr(self._given, "extra_body", None) or {}), **body}
-        return options
+    def _learn_window(self, failure: Failure) -> None:
+        window = failure.window
+        if window is not None and (self.max_model_len is None or window < self.max_model_len):
+            self._known.learn(lambda now: replace(now, window=window))
 
-    def _constraint(self, guide: Guide) -> dict[str, object]:
-        if guide.regex is not None and self._is_vllm:
-            return {"structured_outputs": {"regex": guide.regex}}
-        if guide.schema is not None:
-            # Set here and not as an option: LangChain would switch to a parsing call that raises on truncated output.
-            schema = {"name": "step", "schema": dict(guide.schema)}
-            return {"response_format": {"type": "json_schema", "json_schema": schema}}
-        return {}
-
-    def _reply(
-        self, answer: BaseMessage, messages: Sequence[BaseMessage], max_tokens: int, seconds: float
-    ) -> Reply:
+    def _reply(self, answer: AIMessage, request: ModelRequest, seconds: float) -> Reply:
+        metadata = answer.response_metadata
         # A server that ignores max_tokens must not flood the transcript.
-        text = _THINKING.sub("", well_formed(_text(answer)[: max_tokens * _MAX_CHARS_PER_TOKEN])).strip()
+        text = well_formed(message_text(answer)[: request.max_tokens * _MAX_CHARS_PER_TOKEN]).strip()
+        thoughts = str(answer.additional_kwargs.get(THOUGHTS) or "")
         calls = tuple(
             ToolCall(name=call["name"], arguments=dict(call["args"]))
-            for call in getattr(answer, "tool_calls", ())
+            for call in answer.tool_calls
             if isinstance(call.get("args"), dict)
         )
-        self._has_called_tools = self._has_called_tools or bool(calls)
+        usage = _usage(answer, request.messages, text, thoughts)
+        broken = bool(metadata.get("broken_calls"))
+        cut = _is_cut(metadata, usage, request.max_tokens, has_answer=bool(text or calls))
+        # Calls before the one that was cut are whole, but the step that they belong to is not.
+        calls, cut = (() if cut and broken else calls), cut and (broken or not calls)
         return Reply(
             text=text,
+            thoughts=thoughts,
             tool_calls=calls,
-            usage=_usage(answer, messages, text),
+            usage=usage,
             started=time.time() - seconds,
             seconds=seconds,
-            model=self._profile.model if self._profile else type(self._given).__name__,
-            unreadable="" if text or calls else "the answer is empty",
+            model=self.model_name,
+            unreadable="" if text or calls else _why_empty(metadata, thoughts=bool(thoughts), cut=cut),
+            cut=cut,
+            counts_cached=bool(metadata.get("counts_cached")),
         )
 
-    def _failed(self, error: Exception, seconds: float) -> Reply:
-        """Turn a failure into an unreadable reply, or raise it as a sentence."""
-        import openai
+    def _look_at(self, reply: Reply, request: ModelRequest, answer: AIMessage) -> None:
+        """Learn from an answer: whether the model thinks, calls tools, and saw the whole prompt.
 
-        if isinstance(error, openai.APIResponseValidationError | json.JSONDecodeError) or not isinstance(
-            error, openai.OpenAIError
-        ):
-            if self._given is not None and not isinstance(
-                error, TypeError | KeyError | ValueError | IndexError
-            ):
-                msg = f"The {self._name} model ({self._where}) failed: {type(error).__name__}: {self._safe(str(error))}"
-                raise EndpointError(msg) from error
-            return Reply(
-                started=time.time() - seconds,
-                seconds=seconds,
-                unreadable=f"{type(error).__name__} while reading the answer",
+        Raises:
+            ContextOverflowError: The server left out a part of the prompt without a word.
+        """
+        if answer.response_metadata.get("finish_reason") == "abort":
+            msg = (
+                f"The {self._name} model at {self._where} broke off its answer: the server is being stopped, or an engine of "
+                "it has died. Start it again."
             )
-        status = getattr(error, "status_code", None)
-        raise _as_endpoint_error(status, self._safe(str(error)), self._name, self._where) from None
+            raise EndpointError(msg)
+        if reply.tool_calls:
+            self._silent_turns = 0
+            self._known.learn(lambda now: replace(now, called_tools=True))
+        tokens = reply.usage.thought_tokens
+        if tokens:
+            if request.quiet and tokens > self._known.capabilities.thought_tokens // 2:
+                self._known.learn(next_quiet_form)  # it thinks all the same
+            self._known.saw_thoughts(tokens, answer.response_metadata.get("thought_place") or "hidden")
+        if answer.usage_metadata is None:
+            return
+        window = self._sizes.cut_at(_prompt_tokens(request.messages), reply.usage.prompt_tokens)
+        if window is not None:
+            self._known.learn(lambda now: replace(now, window=window))
+            msg = (
+                f"The {self._name} model at {self._where} saw only the last {window:,} tokens of the prompt: its server cut the "
+                "rest without a word. Start it with a larger context (Ollama: num_ctx or OLLAMA_CONTEXT_LENGTH)."
+            )
+            raise ContextOverflowError(msg)
+
+    def _as_error(self, error: ServerFailureError) -> EndpointError:
+        """Return a failure as a sentence that says what to do."""
+        failure, where, name = error.failure, self._where, self._name
+        said = self._safe(failure.sentence)
+        if failure.kind == "overflow":
+            return ContextOverflowError(f"The context of the {name} model at {where} is full: {said}")
+        # A server without a parser for tools, or for a form of messages, breaks in any way.
+        broken = failure.kind == "server" and "tools" in error.body and failure.status in (500, 501)
+        if failure.kind == "refused" or broken:
+            return RefusedRequestError(f"The {name} model at {where} refused the request: {said}")
+        variable = f"AGENTINFER_{name.upper()}__"
+        reasons = {
+            "key": f"refused the key. Set {variable}API_KEY to "
+            + ("a valid one." if failure.status != 403 else "one that may use this model."),
+            "model": f"does not serve this model. Set {variable}MODEL to one that it lists.",
+            "rate": "is over its rate limit or quota. Wait, or ask for less at once (--max-seekers, --parallel).",
+            "quota": "has no quota or credit left for this key.",
+            "filter": "refused the content by its policy.",
+            "server": f"failed with status {failure.status}.",
+        }
+        quoted = f" The server says: {said}" if said else ""
+        return EndpointError(f"The {name} model at {where} {reasons[failure.kind]}{quoted}")
 
     def _safe(self, text: str) -> str:
         """Return the text of an error without the key, which some servers repeat."""
-        key = self._endpoint.api_key.get_secret_value()
-        return text.replace(key, "***") if key else text
+        secrets = (self._endpoint.api_key, *self._endpoint.headers.values())
+        for secret in filter(None, (item.get_secret_value() for item in secrets)):
+            text = text.replace(secret, "***")
+        return text
+
+
+class _TooSlowError(Exception):
+    """A request took longer than the endpoint may take."""
+
+
+def _prompt_tokens(messages: Sequence[BaseMessage]) -> int:
+    return sum(estimate_tokens(message_text(message)) + 8 for message in messages)
+
+
+def _is_cut(metadata: Mapping[str, Any], usage: Usage, limit: int, *, has_answer: bool) -> bool:
+    """Whether an answer ends because it used up its tokens."""
+    finish = str(metadata.get("finish_reason") or "").lower()
+    if finish in _CUT or metadata.get("cut_thought"):
+        return True
+    return not finish and usage.output_tokens >= limit and not has_answer
+
+
+def _why_empty(metadata: Mapping[str, Any], *, thoughts: bool, cut: bool) -> str:
+    """Return why there is nothing to read in an answer."""
+    if reason := metadata.get(UNREADABLE):
+        return str(reason)
+    if metadata.get("broken_calls"):
+        return "the tool call cannot be read" + (", for it was cut off" if cut else "")
+    if str(metadata.get("finish_reason")) == "content_filter":
+        return "the server's content filter left nothing of the answer"
+    if thoughts:
+        return (
+            "the model used all its tokens for thinking" if cut else "the answer holds nothing but thoughts"
+        )
+    return "the answer was cut off before it began" if cut else "the answer is empty"
+
+
+def _output_that_fits(failure: Failure, asked: int) -> int | None:
+    """Return the output tokens that a window leaves, where the server names both prompt and window."""
+    if failure.kind != "overflow" or failure.window is None:
+        return None
+    told = re.search(
+        r"(\d[\d,]*) (?:input tokens|in the messages|tokens? in (?:the|your) (?:prompt|input|messages))|"
+        r"(?:contains|has|prompt is|input is)(?: at least)? (\d[\d,]*) (?:input |prompt )?tokens",
+        failure.words,
+        re.IGNORECASE,
+    )
+    if told is None:
+        return None
+    left = failure.window - int((told[1] or told[2]).replace(",", ""))
+    return left if _MIN_OUTPUT_TOKENS <= left < asked else None
+
+
+def _usage(answer: AIMessage, messages: Sequence[BaseMessage], text: str, thoughts: str) -> Usage:
+    metadata = answer.usage_metadata
+    thought_estimate = estimate_tokens(thoughts)
+    if metadata is None:
+        return Usage(
+            prompt_tokens=sum(estimate_tokens(message_text(message)) for message in messages),
+            output_tokens=estimate_tokens(text) + thought_estimate,
+            thought_tokens=thought_estimate,
+        )
+    counted = (metadata.get("output_token_details") or {}).get("reasoning")
+    output = metadata["output_tokens"]
+    return Usage(
+        prompt_tokens=metadata["input_tokens"],
+        cached_tokens=(metadata.get("input_token_details") or {}).get("cache_read") or 0,
+        output_tokens=output,
+        thought_tokens=counted if counted else _share(output, thought_estimate, estimate_tokens(text)),
+    )
+
+
+def _share(output: int, thoughts: int, text: int) -> int:
+    """Return the part of `output` that goes to thoughts, by the estimates of both."""
+    return round(output * thoughts / (thoughts + text)) if thoughts else 0
 
 
 class Models:
@@ -368,91 +711,29 @@ class Models:
     def __init__(
         self, settings: Settings, *, small: BaseChatModel | None = None, large: BaseChatModel | None = None
     ) -> None:
+        small, large = check_model(small, tier="small"), check_model(large, tier="large")
         small = small or (large if not settings.small.configured and not settings.large.configured else None)
         large = large or (small if not settings.small.configured and not settings.large.configured else None)
-        self.small = ChatTier("small", _endpoint(settings, "small", given=small), model=small)
-        self.large = ChatTier("large", _endpoint(settings, "large", given=large), model=large)
+        self.small = ChatTier(
+            "small", _endpoint(settings, "small", given=small), model=small, on_wait=_tell_wait
+        )
+        self.large = ChatTier(
+            "large", _endpoint(settings, "large", given=large), model=large, on_wait=_tell_wait
+        )
+
+    @property
+    def one_model(self) -> bool:
+        """Whether both tiers are the same model at the same endpoint, or the same object."""
+        return self.small.same_place == self.large.same_place
 
     def tier(self, name: Tier) -> ChatTier:
         """Return the model of tier `name`."""
         return self.small if name == "small" else self.large
 
 
+def _tell_wait(sentence: str) -> None:
+    emit("wait", "models", text=sentence)
+
+
 def _endpoint(settings: Settings, tier: Tier, *, given: BaseChatModel | None) -> EndpointSettings:
     return settings.endpoint(tier) if given is None else getattr(settings, tier)
-
-
-def _make_chat_model(endpoint: EndpointSettings, model: str) -> BaseChatModel:
-    from langchain_openai import ChatOpenAI
-
-    return ChatOpenAI(
-        model=model,
-        base_url=endpoint.base_url,
-        api_key=endpoint.api_key if endpoint.api_key.get_secret_value() else _NO_KEY,
-        timeout=endpoint.timeout,
-        max_retries=endpoint.max_retries,
-        stream_usage=True,
-        use_responses_api=False,
-        # A kept-alive connection belongs to one event loop: in the next one (each `asyncio.run`) it would be dead. Setting
-        # one up anew costs nothing beside a model call.
-        default_headers={"Connection": "close"},
-    )
-
-
-def _model_headers(model: BaseChatModel | None) -> dict[str, str]:
-    """Headers that a given model sends with every request, whose place would be taken by ours."""
-    return dict((getattr(model, "model_kwargs", None) or {}).get("extra_headers") or {})
-
-
-def _no_key() -> str:
-    return "none"
-
-
-_NO_KEY = _no_key
-"""Sent as the key of servers that want none; a callable, so that OPENAI_API_KEY of the environment is never used."""
-
-
-def _text(answer: BaseMessage) -> str:
-    content = answer.content
-    if isinstance(content, str):
-        return content
-    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)
-
-
-def _usage(answer: BaseMessage, messages: Sequence[BaseMessage], text: str) -> Usage:
-    metadata = answer.usage_metadata if isinstance(answer, AIMessage) else None
-    if metadata is None:
-        prompt = sum(estimate_tokens(str(message.content)) for message in messages)
-        return Usage(prompt_tokens=prompt, output_tokens=estimate_tokens(text))
-    details = metadata.get("input_token_details") or {}
-    return Usage(
-        prompt_tokens=metadata["input_tokens"],
-        cached_tokens=details.get("cache_read") or 0,
-        output_tokens=metadata["output_tokens"],
-    )
-
-
-def _rejects(error: Exception, *fields: str) -> bool:
-    """Whether the server refused the request because of one of `fields`."""
-    return getattr(error, "status_code", None) in (400, 422, 501) and any(
-        name in str(error) for name in fields
-    )
-
-
-def _as_endpoint_error(status: int | None, text: str, name: str, where: str) -> EndpointError:
-    if status == 400 and re.search(
-        r"context length|context_length|maximum.{0,40}tokens|too long", text, re.I
-    ):
-        return ContextOverflowError(f"The context of the {name} model at {where} is full.")
-    # llama.cpp without a chat template for tools says 500.
-    if status in (400, 422, 501) or (status == 500 and "tool" in text.lower()):
-        return RefusedRequestError(f"The {name} model at {where} refused the request: {text[:300]}")
-    reasons = {
-        401: f"refused the key. Set AGENTINFER_{name.upper()}__API_KEY to a valid one.",
-        403: f"refused the key. Set AGENTINFER_{name.upper()}__API_KEY to one that may use this model.",
-        404: f"does not serve this model. Set AGENTINFER_{name.upper()}__MODEL to one that it lists.",
-        429: "is over its rate limit or quota. Wait, or ask for less at once (--max-seekers, --parallel).",
-        None: "cannot be reached. Start it, or correct the URL; `agentinfer doctor` checks it.",
-    }
-    reason = reasons.get(status, f"failed with status {status}: {text[:300]}")
-    return EndpointError(f"The {name} model at {where} {reason}")

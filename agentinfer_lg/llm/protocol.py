@@ -28,6 +28,18 @@ _MAX_TEXT = 2000
 _MAX_NOTE_CHARS = 200
 _NO_ESCAPES = r'"\\\n'
 """Characters that a JSON string cannot have as they are."""
+_NOTES = ("thought", "known", "missing")
+_KEYS = "|".join(
+    (*_NOTES, "action", "query", "queries", "source", "url", "question", "answer", "name", "function")
+)
+_BEGIN = re.compile(
+    rf"""\{{\s{{0,20}}["'“]?(?:{_KEYS})["'”]?\s{{0,20}}:|["'“](?:{"|".join((*_NOTES, "action"))})["'”]\s{{0,20}}:"""
+)
+"""Where a step begins, perhaps without its brace."""
+_MAX_REPAIR = 8000
+_MARKS = re.compile(r"""[{}"'“”`(]""")
+_WEIGHT_OF_BRACE = 12
+_MAX_WEIGHT = 200
 _NOTE_WORDS = 32
 _QUERY_WORDS = 20
 _ABOUT_WORDS = 14
@@ -208,16 +220,17 @@ def _option(action: str, choices: Choices, properties: Mapping[str, object]) -> 
 def parse_step(text: str) -> Step:
     """Read a JSON step from `text`; never raises.
 
-    Tolerates prose and code fences around the object, a truncated end, and a tool call in a form that the server did not
-    recognise (`{"name": ..., "arguments": {...}}`). An object that cannot be read gives a step
-    without actions whose thought is the text itself.
+    Tolerates prose and code fences around the object, a truncated end, JSON that is nearly right, and a tool call in a
+    form that the server did not recognise (`{"name": ..., "arguments": {...}}`). An object that cannot be read gives a
+    step without actions whose thought is the text itself.
     """
-    for value in _objects(text):
-        action = _json_action(value) or _written_call(value)
-        notes = [_clean(value[name]) for name in ("thought", "known", "missing") if name in value]
-        if action is not None or notes:
-            thought = " ".join(note for note in notes if note)
-            return Step(thought=thought, actions=(action,) if action else ())
+    for objects in (_objects, _repaired):
+        for value in objects(text):
+            action = _json_action(value) or _written_call(value)
+            notes = [_clean(value[name]) for name in _NOTES if name in value]
+            if action is not None or notes:
+                thought = " ".join(note for note in notes if note)
+                return Step(thought=thought, actions=(action,) if action else ())
     return Step(thought=_clean(text))
 
 
@@ -283,7 +296,7 @@ def _written_call(value: Mapping[str, object]) -> Action | None:
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
-    """Return the JSON objects in `text`, outermost first, at most three."""
+    """Return the JSON objects in `text` that are whole, outermost first, at most three."""
     decoder = json.JSONDecoder(strict=False)
     found: list[dict[str, Any]] = []
     position = text.find("{")
@@ -298,17 +311,36 @@ def _objects(text: str) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             found.append(value)
         position = text.find("{", end)
-    if not found and (truncated := _repair(text)) is not None:
-        found.append(truncated)
     return found
 
 
-def _repair(text: str) -> dict[str, Any] | None:
-    """Read an object whose end was cut off: keep the complete `"key": "string"` pairs and the open one."""
-    pairs = re.findall(
-        r'"(thought|known|missing|action|query|answer)"\s*:\s*"((?:[^"\\]|\\.){0,2000})', text[:20_000]
-    )
-    return dict(pairs) or None
+def _repaired(text: str) -> list[dict[str, Any]]:
+    """Return the objects in `text` that are nearly JSON: cut off, with other quotes, without quotes, with Python's words."""
+    from json_repair import repair_json  # here, because few replies need it
+
+    begin = _BEGIN.search(text)
+    start = begin.start() if begin else text.find("{")
+    if start < 0:
+        return []
+    broken = _bounded(text[start : start + _MAX_REPAIR])
+    try:
+        value: object = repair_json(broken if broken.startswith("{") else "{" + broken, return_objects=True)
+    except (
+        Exception
+    ):  # a library that guesses at any text can fail in any way, and a step is never worth a crash
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, dict)][:3]
+
+
+def _bounded(text: str) -> str:
+    """Cut `text` where a repair would take long: its time grows with the square of quotes and brackets."""
+    weight = 0
+    for mark in _MARKS.finditer(text):
+        weight += _WEIGHT_OF_BRACE if mark[0] == "{" else 1
+        if weight > _MAX_WEIGHT:
+            return text[: mark.start()]
+    return text
 
 
 def _clean(value: object, *, limit: int = _MAX_TEXT) -> str:

@@ -22,6 +22,7 @@ from langchain_core.messages import (
 
 from agentinfer_lg.compression.view import STUB
 from agentinfer_lg.llm.protocol import Action, Step, as_tool_call
+from agentinfer_lg.llm.request import THOUGHTS
 from agentinfer_lg.prompts import Prompts
 
 Mode = Literal["native", "json"]
@@ -33,18 +34,19 @@ RAW = "agentinfer_raw"
 _JSON_NAMES = {"web_search": "search", "crawl": "read", "document_qa": "ask", "finish": "answer"}
 
 
-def step_message(step: Step, *, message_id: str, raw: str | None) -> AIMessage:
+def step_message(step: Step, *, message_id: str, raw: str | None, thoughts: str = "") -> AIMessage:
     """Return the canonical message of a Think step.
 
     Args:
         message_id: Also the stem of the ids of its tool calls.
         raw: The JSON that the model wrote; None for native tool calls.
+        thoughts: What led to the step, for a server that wants it given back; empty for every other.
     """
     calls = [
         {"name": name, "args": arguments, "id": f"{message_id}-{position}", "type": "tool_call"}
         for position, (name, arguments) in enumerate(map(as_tool_call, step.actions))
     ]
-    extra = {RAW: raw} if raw is not None else {}
+    extra = ({RAW: raw} if raw is not None else {}) | ({THOUGHTS: thoughts} if thoughts else {})
     return AIMessage(content=step.thought, tool_calls=calls, id=message_id, additional_kwargs=extra)
 
 
@@ -67,7 +69,8 @@ def write_transcript(
 
 def _without_raw(message: AnyMessage) -> AnyMessage:
     if isinstance(message, AIMessage) and message.additional_kwargs:
-        return message.model_copy(update={"additional_kwargs": {}})
+        kept = {key: value for key, value in message.additional_kwargs.items() if key == THOUGHTS}
+        return message.model_copy(update={"additional_kwargs": kept})
     return message
 
 

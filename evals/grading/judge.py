@@ -232,7 +232,7 @@ def choose_judge(settings: Settings, *, language: Language = "auto") -> tuple[Ju
         settings: Hold the endpoint under `judge`.
         language: Of the instructions to a model.
     """
-    from agentinfer_lg.llm.probe import public_url
+    from agentinfer_lg.llm.connection import public_url
 
     if not settings.judge.configured:
         sentence = (

@@ -13,8 +13,9 @@ _ASIDE = frozenset({"qa", "distill", "prewarm"})
 
 
 def tokens_spent(calls: Sequence[CallRecord], tier: Tier) -> int:
-    """Return prompt and output tokens of `tier`."""
-    return sum(call["prompt_tokens"] + call["output_tokens"] for call in calls if call["tier"] == tier)
+    """Return prompt and output tokens of `tier`, those of answers that were cut and asked for again included."""
+    own = [call for call in calls if call["tier"] == tier]
+    return sum(call["prompt_tokens"] + call["output_tokens"] + call.get("retry_tokens", 0) for call in own)
 
 
 def seconds_spent(calls: Sequence[CallRecord], tools: Sequence[ToolRecord]) -> float:

@@ -24,8 +24,6 @@ from agentinfer_lg.settings import Tier
 from agentinfer_lg.state import CallRecord, LastReading, SeekerState
 from agentinfer_lg.text import sentences
 
-_ANSWER_TOKENS = 80
-_DOCUMENT_TOKENS = 160
 _MAX_KEPT = 2000
 """Characters of an answer that are kept."""
 _INTERESTS = 6
@@ -42,6 +40,7 @@ _UNKNOWN = re.compile(
 )
 """A name such as "Unknown Pleasures" or "the Unknown" is an answer."""
 _MARK = re.compile(r"\s?[\[【]\d{1,3}(?:, ?\d{1,3})*[\]】]")
+_SENTENCE_END = re.compile(r"[.!?]['\")\]]*\s|[。！？]")
 _CLOSED_QUESTION = re.compile(
     r"^\s*(?:are|is|was|were|do|does|did|has|have|had|can|could|will|would|should)\b(?!.*\bor\b)|吗[？?]?\s*$|是否",
     re.IGNORECASE | re.DOTALL,
@@ -72,7 +71,7 @@ def answer_tier(context: Context, calls: Sequence[CallRecord], *, large_tokens: 
         calls: Calls that count against the budget.
         large_tokens: That budget.
     """
-    if context.policy in ("always-small", "large-planner-only"):
+    if context.policy in ("always-small", "one-model", "large-planner-only"):
         return "small"
     return "small" if tokens_spent(calls, "large") >= large_tokens else "large"
 
@@ -96,6 +95,11 @@ def closed_answer(answer: str, question: str) -> str:
 def without_marks(answer: str) -> str:
     """Return `answer` without numbers of passages such as `[2]`: each agent numbers its sources in its own order."""
     return _MARK.sub("", answer).strip()
+
+
+def has_sentence(text: str) -> bool:
+    """Whether a text that was cut has a whole sentence: that is all that is kept of an answer."""
+    return _SENTENCE_END.search(text) is not None
 
 
 def short_answer(text: str) -> str:
@@ -141,7 +145,12 @@ async def read_answer(
     last, calls = state.get("reading"), []
     if last is None or last["prompt"] != digest:
         called = await caller.call(
-            tier, [HumanMessage(prompt)], role="qa", max_tokens=_ANSWER_TOKENS, timeout=seconds_left(state)
+            tier,
+            [HumanMessage(prompt)],
+            role="qa",
+            max_tokens=context.max_answer_tokens,
+            timeout=seconds_left(state),
+            enough=has_sentence,
         )
         calls = [called.record]
         last = LastReading(prompt=digest, text=called.reply.text[:_MAX_KEPT])
@@ -168,6 +177,7 @@ async def read_document(
     passages: Sequence[str],
     *,
     tier: Tier,
+    max_tokens: int,
     timeout: float,
 ) -> Called:
     """Answer `question` from passages of one document.
@@ -178,7 +188,12 @@ async def read_document(
     text = f"{title}\n" + "\n".join(passages)
     prompt = prompts.document_question.format(passages=text, question=question)
     return await caller.call(
-        tier, [HumanMessage(prompt)], role="qa", max_tokens=_DOCUMENT_TOKENS, timeout=timeout
+        tier,
+        [HumanMessage(prompt)],
+        role="qa",
+        max_tokens=max_tokens,
+        timeout=timeout,
+        enough=has_sentence,
     )
 
 

@@ -21,6 +21,7 @@ from agentinfer_lg.serving.engine.flags import (
     settings_variable,
 )
 from agentinfer_lg.serving.engine.machine import Device, Machine
+from agentinfer_lg.serving.engine.reasoning_parsers import find_reasoning_parser
 from agentinfer_lg.serving.engine.tool_parsers import find_tool_call_parser
 from agentinfer_lg.serving.parts.choice import choose_parts, refusal, tell_parts
 from agentinfer_lg.serving.parts.settings import joined, variable_settings
@@ -33,6 +34,8 @@ _OPENMP = ("libiomp", "libomp", "libgomp")
 """Names of OpenMP libraries."""
 _REMOTE_FLAGS = frozenset({"tokenizer", "hf-config-path", "speculative-config", "lora-modules"})
 """Flags that may name a model on the hub although the served model is a local folder."""
+_OTHER_TOKENS = frozenset({"tokenizer", "tokenizer-mode", "skip-tokenizer-init"})
+"""Flags after which the tokens are not those of the model folder, on which a reasoning parser rests."""
 _SEVERAL_SERVERS = frozenset({"api-server-count", "asc"})
 """Flags that only the command `vllm serve` follows."""
 _RANKS = ("data-parallel-size-local", "dpl", "data-parallel-size", "dp")
@@ -59,7 +62,9 @@ class ServeOptions:
     max_num_seqs: int | None = None
     """Most requests computed at the same time."""
     tool_call_parser: str | None = None
-    """Name of vLLM's parser of tool calls, `none` for no tool calling; unset: read from the chat template."""
+    """Name of vLLM's parser of tool calls, `none` for no tool calling; unset: by the model."""
+    reasoning_parser: str | None = None
+    """Name of vLLM's parser of thoughts, `none` to leave them in the text; unset: by the model."""
     compile: bool = False
     """Compile the model on a CPU: about an eighth faster, the first start takes a minute more."""
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
@@ -94,8 +99,7 @@ def build_command(
     options = replace(options, extra_args=settings.extra_args)
     given = _flag_names(options.extra_args)
     flags = [*_common_flags(options), *(_cpu_flags(options) if device == "cpu" else _gpu_flags(options))]
-    if "tool-call-parser" not in given and not (given & {"enable-auto-tool-choice"}):
-        flags += _tool_flags(options)
+    flags += [*_tool_flags(options, machine), *_reasoning_flags(options, machine)]
     flags += [flag for part in parts.values() for flag in part.flags] + list(settings.flags)
     kept = [part for name, *values in flags if name not in given for part in (f"--{name}", *values)]
     command = [
@@ -227,11 +231,28 @@ def _gpu_flags(options: ServeOptions) -> list[Flag]:
     return flags
 
 
-def _tool_flags(options: ServeOptions) -> list[Flag]:
-    parser = options.tool_call_parser or find_tool_call_parser(options.model)
+def _tool_flags(options: ServeOptions, machine: Machine) -> list[Flag]:
+    given = given_flags(options.extra_args)
+    if given.keys() & {"tool-call-parser", "enable-auto-tool-choice", "no-enable-auto-tool-choice"}:
+        return []
+    template = given.get("chat-template", "")
+    parser = options.tool_call_parser or find_tool_call_parser(
+        options.model, known=machine.tool_parsers, template=template
+    )
     if parser is None or parser.lower() == "none":
         return []
     return [("enable-auto-tool-choice",), ("tool-call-parser", parser)]
+
+
+def _reasoning_flags(options: ServeOptions, machine: Machine) -> list[Flag]:
+    given = given_flags(options.extra_args)
+    if "reasoning-parser" in given:
+        return []
+    parser = options.reasoning_parser
+    if parser is None and not given.keys() & _OTHER_TOKENS:
+        template = given.get("chat-template", "")
+        parser = find_reasoning_parser(options.model, known=machine.reasoning_parsers, template=template)
+    return [] if parser is None or parser.lower() == "none" else [("reasoning-parser", parser)]
 
 
 def _environment(

@@ -1,4 +1,4 @@
-"""What a command line must know about this machine: accelerator, free memory, OpenMP library."""
+"""What a command line must know about this machine: accelerator, free memory, OpenMP library, parsers of its vLLM."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from agentinfer_lg.serving.ascend.devices import npus
+from agentinfer_lg.serving.compat.parsers import installed_parsers
 
 Device = Literal["cpu", "cuda", "npu"]
 
@@ -29,6 +30,10 @@ class Machine:
     """Intel's OpenMP library of this environment, if it is installed."""
     npus: int = 0
     """NPUs that it has; 0: none was seen."""
+    tool_parsers: frozenset[str] | None = None
+    """Parsers of tool calls that its vLLM has; None: not known, any."""
+    reasoning_parsers: frozenset[str] | None = None
+    """The same for parsers of thoughts."""
     environ: Mapping[str, str] = field(default_factory=dict)
     """Variables that are set already; they win over defaults."""
 
@@ -40,6 +45,8 @@ class Machine:
             memory_gib=_free_memory_gib(),
             openmp=library if library.exists() else None,
             npus=len(npus()),
+            tool_parsers=installed_parsers("tool"),
+            reasoning_parsers=installed_parsers("reasoning"),
             environ=dict(os.environ),
         )
 

@@ -23,6 +23,7 @@ from agentinfer_lg.cli import main, research
 from agentinfer_lg.cli.failures import ExitCode
 from agentinfer_lg.cli.options import build_context, load_settings, parse_assignments
 from agentinfer_lg.cli.research import _ask
+from agentinfer_lg.collab.effective_policy import ONE_MODEL_NOTE
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import CheckpointError, UserInputError
 from agentinfer_lg.question import MAX_QUESTION_CHARS, check_question
@@ -32,7 +33,8 @@ from agentinfer_lg.threads import RunRecord, Threads, check_thread_name, new_thr
 QUESTION = "When was Heron Point Light lit?"
 FACT = "Heron Point Light was lit in 1871."
 KEYS = {
-    "question", "answer", "report", "plan", "sources", "findings", "turns", "tier_per_turn", "progress_checks",
+    "question", "answer", "report", "plan", "sources", "findings", "turns", "tier_per_turn", "one_model",
+    "progress_checks",
     "escalations", "filters", "swaps", "reprefill_tokens", "usage", "seconds", "dropped_citations", "ran_out", "complete",
     "thread", "trace", "waiting_for", "resumable", "notes", "error", "exit_code",
 }  # fmt: skip
@@ -234,6 +236,19 @@ def test_json_is_one_object_and_the_rest_goes_to_stderr(
     assert "--resume run-1" in shown.err
 
 
+def test_one_model_for_both_tiers_is_told_once(
+    server: FakeOpenAI, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _research(server, QUESTION, "--json", "--small-model", "fake-small") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["one_model"] is True
+    said, _, table = shown.err.partition("what happened")
+    assert said.count(ONE_MODEL_NOTE) == 1
+    assert ONE_MODEL_NOTE in " ".join(table.split())
+    assert "progress checks" not in table
+    assert "progress" not in server.roles()
+
+
 def test_the_report_alone_is_on_stdout(server: FakeOpenAI, capsys: pytest.CaptureFixture[str]) -> None:
     assert _research(server, QUESTION, "--quiet", "--output", "report.md") == 0
     shown = capsys.readouterr()
@@ -265,8 +280,8 @@ def test_errors_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     error = json.loads(shown.out)
     assert error["exit_code"] == 3
-    assert "refuses the connection" in error["error"]
-    assert "refuses the connection" in shown.err
+    assert "nothing listens there" in error["error"]
+    assert "nothing listens there" in shown.err
     assert not Threads(Path("home")).exists("again"), "nothing was done, so the name is free"
 
 

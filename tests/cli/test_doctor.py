@@ -17,7 +17,8 @@ from support.fake_openai import FakeOpenAI, Faults, Reply
 from agentinfer_lg.cli import main
 from agentinfer_lg.cli.doctor import diagnose
 from agentinfer_lg.errors import ConfigurationError, EndpointError
-from agentinfer_lg.llm.probe import EndpointProfile, probe_capabilities, probe_endpoint, public_url
+from agentinfer_lg.llm.connection import public_url
+from agentinfer_lg.llm.probe import probe_endpoint
 from agentinfer_lg.serving.engine.findings import Finding
 from agentinfer_lg.settings import EndpointSettings, Settings
 
@@ -105,7 +106,7 @@ async def test_dead_endpoints_are_told_apart() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-        assert "refuses the connection" in await _refusal(_endpoint(f"http://127.0.0.1:{port}/v1"))
+        assert "nothing listens there" in await _refusal(_endpoint(f"http://127.0.0.1:{port}/v1"))
         bound.listen()
         silent = _endpoint(f"http://127.0.0.1:{port}/v1")
         assert "did not answer within 0.2 s" in await _refusal(silent, timeout=0.2)
@@ -139,26 +140,104 @@ async def test_an_alias_that_other_servers_do_not_list_is_tried() -> None:
     listed = {"data": [_card("qwen:latest")]}
     missing = {"error": {"message": "model 'qwen' not found"}}
     with _Server({"/v1/models": (200, listed), "/v1/chat/completions": (200, chat)}) as server:
-        assert (await probe_endpoint(_endpoint(f"{server.root}/v1", model="qwen"))).model == "qwen"
+        assert (await probe_endpoint(_endpoint(f"{server.root}/v1", model="alias"))).model == "alias"
     for status in (400, 404):
         answers = {"/v1/models": (200, listed), "/v1/chat/completions": (status, missing)}
         with _Server(answers) as server:
-            assert "It lists: qwen:latest." in await _refusal(_endpoint(f"{server.root}/v1", model="qwen"))
+            assert "It lists: qwen:latest." in await _refusal(_endpoint(f"{server.root}/v1", model="other"))
+
+
+@pytest.mark.parametrize("name", ["qwen", "Qwen", "QWEN:latest"])
+async def test_a_name_finds_its_latest_tag(name: str) -> None:
+    with _Server({"/v1/models": (200, {"data": [_card("qwen:latest"), _card("qwen-embed")]})}) as server:
+        assert (await probe_endpoint(_endpoint(f"{server.root}/v1", model=name))).model == "qwen:latest"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        _card("nomic-embed-text"),
+        _card("BAAI/bge-reranker-v2-m3"),
+        {"id": "m1", "type": "embedding"},
+        {"id": "mxbai", "task": "embeddings"},
+        _card("text-embedding-3-small"),
+        _card("whisper-1"),
+    ],
+)
+async def test_a_model_that_does_not_chat_is_never_chosen(first: dict[str, Any]) -> None:
+    with _Server({"/v1/models": (200, {"data": [first, _card("llama3")]})}) as server:
+        assert (await probe_endpoint(_endpoint(f"{server.root}/v1"))).model == "llama3"
+    with _Server({"/v1/models": (200, {"data": [first]})}) as server:
+        assert "no model that chats" in await _refusal(_endpoint(f"{server.root}/v1"))
+
+
+@pytest.mark.parametrize(
+    ("card", "other", "window"),
+    [
+        ({"id": "m", "context_length": 8192}, {}, 8192),
+        ({"id": "m", "meta": {"n_ctx": 2048, "n_ctx_train": 131_072}}, {}, 2048),
+        ({"id": "m", "loaded_context_length": 4096, "max_context_length": 32_768}, {}, 4096),
+        (
+            {"id": "m", "owned_by": "llamacpp"},
+            {"/props": {"default_generation_settings": {"n_ctx": 512}}},
+            512,
+        ),
+        (
+            {"id": "m", "owned_by": "library"},
+            {"/api/ps": {"models": [{"name": "m", "context_length": 4096}]}},
+            4096,
+        ),
+        ({"id": "m", "context_length": "many"}, {}, None),
+    ],
+)
+async def test_each_server_tells_its_context_in_its_own_way(
+    card: dict[str, Any], other: dict[str, Any], window: int | None
+) -> None:
+    answers = {"/v1/models": (200, {"data": [card]}), **{path: (200, body) for path, body in other.items()}}
+    with _Server(answers) as server:
+        assert (await probe_endpoint(_endpoint(f"{server.root}/v1"))).max_model_len == window
+
+
+@pytest.mark.parametrize("status", [404, 500, 503, 401])
+async def test_a_list_that_fails_is_no_obstacle_if_the_model_is_named(status: int) -> None:
+    chat = {"choices": [{"message": {"role": "assistant", "content": "x"}}]}
+    answers = {"/v1/models": (status, "no"), "/v1/chat/completions": (200, chat)}
+    with _Server(answers) as server:
+        profile = await probe_endpoint(_endpoint(f"{server.root}/v1", model="m"))
+        assert (profile.model, profile.models) == ("m", ())
+        assert f"HTTP {status}" in profile.note
+        if status == 500:
+            assert "SMALL__MODEL" in await _refusal(_endpoint(f"{server.root}/v1"))
+
+
+async def test_a_query_of_the_address_is_kept() -> None:
+    chat = {"choices": [{"message": {"role": "assistant", "content": "x"}}]}
+    answers = {
+        "/o/models?api-version=1": (200, {"data": [_card("m")]}),
+        "/o/chat/completions?api-version=1": (200, chat),
+    }
+    with _Server(answers) as server:
+        assert (await probe_endpoint(_endpoint(f"{server.root}/o/?api-version=1"))).model == "m"
 
 
 @pytest.mark.parametrize(
     ("answers", "path", "words"),
     [
-        ({"/v1/models": (200, {"data": [_card("m")]})}, "", "answers under /v1"),
-        ({}, "/v1", "does not answer like an OpenAI-compatible one (HTTP 404"),
-        ({"/v1/models": (200, "<html>welcome</html>")}, "/v1", "does not answer like"),
-        ({"/v1/models": (503, "loading")}, "/v1", "fails (HTTP 503)"),
+        ({}, "/v1", "does not list its models as an OpenAI-compatible one (HTTP 404"),
+        ({"/v1/models": (200, "<html>welcome</html>")}, "/v1", "does not list its models"),
+        ({"/v1/models": (500, "broken")}, "/v1", "fails to list its models (HTTP 500)"),
         ({"/v1/models": (200, {"data": []})}, "/v1", "lists no models"),
     ],
 )
 async def test_servers_that_are_something_else(answers: Any, path: str, words: str) -> None:
     with _Server(answers) as server:
         assert words in await _refusal(_endpoint(server.root + path))
+
+
+async def test_a_base_without_its_version_is_completed() -> None:
+    with _Server({"/v1/models": (200, {"data": [_card("m")]})}) as server:
+        profile = await probe_endpoint(_endpoint(server.root))
+    assert (profile.model, profile.base_url) == ("m", f"{server.root}/v1")
 
 
 async def test_a_server_without_a_list_serves_the_model_that_is_named() -> None:
@@ -173,18 +252,16 @@ def test_a_shown_url_holds_no_password(tail: str) -> None:
     assert "hunter2" not in public_url(f"https://host/v1?key=hunter2{tail}")
 
 
-async def test_what_servers_say_is_clipped_and_free_of_the_key() -> None:
+async def test_what_servers_say_is_clipped_and_free_of_the_key(tmp_path: Path) -> None:
     said = {"error": {"message": f"bad \x1b[2J key {KEY} " + "x" * 500}}
-    with _Server({"/v1/chat/completions": (418, said)}) as server:
-        endpoint = _endpoint(f"{server.root}/v1")
-        profile = EndpointProfile(
-            base_url=endpoint.base_url, model="m", vllm=False, max_model_len=None, latency=0.0
-        )
-        found = await probe_capabilities(endpoint, profile)
-    assert not found.chat.ok
-    assert KEY not in found.chat.detail
-    assert "\x1b" not in found.chat.detail
-    assert len(found.chat.detail) < 250
+    listed = {"data": [_card("m")]}
+    with _Server({"/v1/models": (200, listed), "/v1/chat/completions": (418, said)}) as server:
+        found = await _doctor(_settings(tmp_path, small=_endpoint(f"{server.root}/v1")))
+    completion = found["small completion"]
+    assert completion.verdict == "FAIL"
+    assert KEY not in completion.detail
+    assert "\x1b" not in completion.detail
+    assert len(completion.detail) < 500
 
 
 # The doctor

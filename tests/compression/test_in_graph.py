@@ -675,7 +675,7 @@ async def test_one_model_for_both_tiers_sees_whole_results(docs: Path) -> None:
         both = EndpointSettings(base_url=server.url, model="fake-small", max_retries=0)
         settings = Settings(small=both, docs=docs, home=docs.parent / "home", _env_file=None)
         ran = await run(create_deep_research_graph(settings=settings), **RESCUE)
-    assert len(ran.state["escalations"]) == 1
+    assert not ran.state.get("escalations"), "there is nobody to hand over to"
     assert check_extends(thinks(server)) == len(thinks(server)) - 1, "its cache has all of it"
 
 

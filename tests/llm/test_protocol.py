@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -126,6 +127,71 @@ def test_steps_that_can_be_read(text: str, thought: str, action: Action) -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "thought", "query"),
+    [
+        (r'{"action":"search","query":"\u4e2d\u56fd \"a\" b', "", '中国 "a" b'),
+        (r'{"thought": "caf\u00e9", "action": "search", "query": "wh', "café", "wh"),
+        ("{'thought': 't', 'action': 'search', 'query': 'who'}", "t", "who"),
+        ("{'thought': None, 'action': 'search', 'query': \"who's\"}", "", "who's"),
+        ('{"thought": "t", "action": "search", "query": "who",}', "t", "who"),
+        ("{thought: t, action: search, query: who is it}", "t", "who is it"),
+        ("{“thought”: “t”, “action”: “search”, “query”: “who”}", "t", "who"),
+        (
+            '{"thought": "He said "no" to it", "action": "search", "query": "who"}',
+            'He said "no" to it',
+            "who",
+        ),
+        ('{"thought": "t" "action": "search" "query": "who"}', "t", "who"),
+        ('{"thought": "t", // why\n"action": "search", "query": "who"', "t", "who"),
+        ('Sure:\n```json\n{"thought": "t", "action": "search", "query": "who",\n```', "t", "who"),
+        ('The set {x} of {y}. {"thought": "t", "action": "search", "query": "wh', "t", "wh"),
+        ('{"thought": "t", "action": "search", "query": "who", "by": {"a": 1}, "more": ["b', "t", "who"),
+        ('"thought": "t", "action": "search", "query": "who"', "t", "who"),
+        ('{"thought": "t", "action": "search", "queries": ["who", "wh', "t", ("who", "wh")),
+    ],
+)
+def test_steps_that_are_nearly_json(text: str, thought: str, query: str | tuple[str, ...]) -> None:
+    queries = (query,) if isinstance(query, str) else query
+    assert parse_step(text) == Step(thought=thought, actions=(_search(*queries),))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I could search {this} or {that: answer}.",
+        "def f(): return {action, query}",
+        "The action: search. The query: who.",
+        "{action}",
+        "{search: who}",
+        'function() { return action: "search"; query }',
+        '{"thoughts": "search", "acti',
+        '{"query": "who"',
+        "{{{[[[",
+        "\\begin{answer} 4 \\end{answer}",
+        "{'action': 'search'",
+        "{thought action answer}",
+    ],
+)
+def test_garbage_does_nothing(text: str) -> None:
+    assert parse_step(text).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "action"),
+    [
+        ('{"action": "read", "source": [2', Action(tool="crawl", arguments={"sources": [2], "urls": []})),
+        (
+            "<tool_call>{'name': 'web_search', 'arguments': {'queries': ['who']}}</tool_call>",
+            _search("who"),
+        ),
+        ('<tool_call>{"name": "web_search", "arguments": {"queries": ["who", "wh', _search("who", "wh")),
+    ],
+)
+def test_other_actions_that_are_nearly_json(text: str, action: Action) -> None:
+    assert parse_step(text).actions == (action,)
+
+
+@pytest.mark.parametrize(
     ("text", "thought"),
     [
         ("", ""),
@@ -165,13 +231,30 @@ def test_never_raises_cut_off_and_wrapped(text: str, end: int, around: str) -> N
         '{"thought": "' + "x" * 1_000_000,
         '{"thought": "' + "\\" * 1_000_000,
         '"thought": "' * 80_000,
+        '{"thought": ' + "{1, 1, 1, " * 100_000,
+        '{"thought" ' + '"a' * 500_000,
+        "{thought: b c " * 70_000,
         '{"thought": "t", "action": "read", "source": ' + "9" * 10_000 + "}",
         "a" * 1_000_000,
     ],
-    ids=["braces", "objects", "lists", "long", "escapes", "keys", "digits", "letters"],
+    ids=[
+        "braces",
+        "objects",
+        "lists",
+        "long",
+        "escapes",
+        "keys",
+        "nested",
+        "quotes",
+        "bare",
+        "digits",
+        "letters",
+    ],
 )
 def test_huge_and_deep(text: str) -> None:
+    begin = time.process_time()
     _check(parse_step(text))
+    assert time.process_time() - begin < 30, "what is repaired is bounded; all of it would take minutes"
 
 
 def test_half_a_character_never_reaches_the_wire() -> None:

@@ -37,13 +37,10 @@ def _transition(event: Any, **values: Any) -> Transition:
 
 
 class _Places:
-    """Two tiers, at one place or at two."""
+    """Two tiers, at these places."""
 
     def __init__(self, *places: str) -> None:
-        self._places = dict(zip(("small", "large"), places, strict=True))
-
-    def tier(self, tier: str) -> Any:
-        return type("Tier", (), {"same_place": self._places[tier]})
+        self.one_model = len(set(places)) == 1
 
 
 def _at(*places: str) -> Resources:

@@ -11,7 +11,7 @@ from typing import get_args
 
 from agentinfer_lg.evals.common.run_store import keep_settings
 from agentinfer_lg.evals.common.versions import versions
-from agentinfer_lg.llm.probe import public_url
+from agentinfer_lg.llm.connection import public_url
 from agentinfer_lg.settings import Settings, Tier
 
 _KEYS = ("--small-key", "--large-key")

@@ -239,6 +239,7 @@ class TestToolCallParser:
     )
     def test_is_read_from_the_template(self, tmp_path: Path, template: str, parser: str | None) -> None:
         (tmp_path / "chat_template.jinja").write_text(template)
+        (tmp_path / "added_tokens.json").write_text('{"<tool_call>": 1, "</tool_call>": 2}')
         assert find_tool_call_parser(str(tmp_path)) == parser
 
     def test_older_folders_keep_the_template_in_the_tokenizer_settings(self, tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def _refused(*arguments: str) -> str:
 
 def test_what_a_run_on_the_web_needs(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("deepdiver", "--file", "mine.json")
-    assert "No model endpoint is configured" in _refused(*flags)
+    assert "No model is configured" in _refused(*flags)
     assert "nothing to search" in _refused(*flags, "--small-url", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("AGENTINFER_SMALL__BASE_URL", "http://127.0.0.1:9/v1")
     assert "TAVILY_API_KEY" in _refused(*flags)

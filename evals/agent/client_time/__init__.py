@@ -1,0 +1,1 @@
+"""`agentinfer bench client`: the processor time that a model call costs the agent's own process."""

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-GuideForm = Literal["regex", "json_schema", "json_object", "none"]
-"""How the form of an output can be prescribed."""
+GuideForm = Literal["regex", "json_schema", "object_schema", "json_object", "none"]
+"""How the form of an output can be prescribed; `object_schema` is llama.cpp's: a JSON object with a schema beside it."""
 SystemForm = Literal["system", "developer", "folded"]
 """Role of the instructions; folded: they begin the first message of the user."""
 ToolResultForm = Literal["tool", "text"]

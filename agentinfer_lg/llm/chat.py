@@ -589,8 +589,10 @@ class ChatTier:
             self._known.learn(lambda now: replace(now, called_tools=True))
         tokens = reply.usage.thought_tokens
         if tokens:
-            if request.quiet and tokens > self._known.capabilities.thought_tokens // 2:
-                self._known.learn(next_quiet_form)  # it thinks all the same
+            if request.quiet and (not reply.text or tokens > self._known.capabilities.thought_tokens // 2):
+                self._known.learn(
+                    next_quiet_form
+                )  # it thinks all the same, or its parser takes the answer for a thought
             self._known.saw_thoughts(tokens, answer.response_metadata.get("thought_place") or "hidden")
         if answer.usage_metadata is None:
             return

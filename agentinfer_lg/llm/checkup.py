@@ -152,7 +152,7 @@ async def _schema(tier: ChatTier) -> Outcome:
     except EndpointError as error:
         return Outcome(ok=False, detail=_plain(error))
     if known.capabilities.guide in ("none", "json_object"):
-        refused = known.lessons.get("guide") or known.lessons.get("json_schema") or "it is refused"
+        refused = known.lessons.get("guide") or known.lessons.get("guide_json_object") or "it is refused"
         return Outcome(ok=False, detail=refused, seconds=reply.seconds)
     try:
         value = json.loads(reply.text)

@@ -37,7 +37,7 @@ _OVERFLOW = re.compile(
 )
 _OUTPUT_CAP = re.compile(
     r"max_(?:completion_|output_|new_)?tokens.{0,60}?"
-    r"(?:must be|at most|maximum value|<=|cannot exceed|should be|less than|range)",
+    r"(?:must be|at most|maximum value|<=|cannot (?:exceed|be greater)|should be|less than|range)",
     re.IGNORECASE,
 )
 """The output that was asked for is above what the server gives, whatever the prompt."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agentinfer_lg.llm.capabilities import Capabilities, Change
+from agentinfer_lg.llm.capabilities import Capabilities, Change, GuideForm
 from agentinfer_lg.llm.failure import Failure
 
 _GUIDE_FIELDS: Final = ("response_format", "structured_outputs")
@@ -167,15 +167,21 @@ def _guide(body: Mapping[str, Any], known: Capabilities, *, words: str) -> Itera
     if not isinstance(sent, Mapping):
         return
     if sent.get("type") == "json_schema" and re.search(r"json_object", words):
-        yield Remedy(
-            name="json_schema",
-            change=lambda now: replace(now, guide="json_object") if now.guide == "json_schema" else now,
-            sentence="it does not take JSON schemas, but promises JSON",
-        )
+        yield _weaker("json_schema", "object_schema", "it takes schemas only beside the type json_object")
+    if "schema" in sent:
+        yield _weaker("object_schema", "json_object", "it does not take JSON schemas, but promises JSON")
     yield Remedy(
         name="guide",
         change=lambda now: replace(now, guide="none"),
         sentence="it does not take guided output; answers are read tolerantly",
+    )
+
+
+def _weaker(before: GuideForm, after: GuideForm, sentence: str) -> Remedy:
+    return Remedy(
+        name=f"guide_{after}",
+        change=lambda now: replace(now, guide=after) if now.guide == before else now,
+        sentence=sentence,
     )
 
 

@@ -205,6 +205,8 @@ def _guide_fields(guide: Guide, known: Capabilities) -> dict[str, Any]:
         return {"structured_outputs": {"regex": guide.regex}}
     if guide.schema is None or known.guide == "none":
         return {}
+    if known.guide == "object_schema":
+        return {"response_format": {"type": "json_object", "schema": dict(guide.schema)}}
     if known.guide == "json_object":
         return {"response_format": {"type": "json_object"}}
     schema = {"name": "step", "schema": dict(guide.schema)}

@@ -70,6 +70,13 @@ class Capabilities:
         """Tokens to allow for thoughts, on top of what is to be visible."""
         return max(_LEAST_ROOM, _ROOM_FACTOR * self.thought_tokens) if self.thinks else 0
 
+    @property
+    def form(self) -> Capabilities:
+        """The part that decides how a request is written."""
+        return replace(
+            self, window=None, thought_place="", thought_tokens=int(self.thinks), called_tools=False
+        )
+
     def sends(self, parameter: str) -> bool:
         """Whether `parameter` may be sent."""
         return parameter not in self.refused

@@ -35,7 +35,7 @@ from agentinfer_lg.llm.output_room import (
 )
 from agentinfer_lg.llm.probe import EndpointProfile
 from agentinfer_lg.llm.provider_model import make_provider_model
-from agentinfer_lg.llm.remedies import next_quiet_form
+from agentinfer_lg.llm.remedies import after_quiet_form
 from agentinfer_lg.llm.request import THOUGHTS, Guide, ModelRequest, message_text
 from agentinfer_lg.llm.silent_cut import PromptSizes
 from agentinfer_lg.llm.tokens import estimate_tokens
@@ -330,7 +330,7 @@ class ChatTier:
         """Make one request, in the way that the server takes it."""
         limit = self._fit(ask.messages, room.tokens)
         request = self._request(ask, room, limit)
-        started = time.monotonic()
+        asked, started = self._known.capabilities, time.monotonic()
         try:
             answer = await self._negotiated(client, request)
         except ServerFailureError as error:
@@ -346,7 +346,7 @@ class ChatTier:
             else:
                 raise self._as_error(error) from error.__cause__
         reply = self._reply(answer, request, time.monotonic() - started)
-        self._look_at(reply, request, answer)
+        self._look_at(reply, request, answer, asked)
         if reply.unreadable and not reply.cut and not self._asked_again:
             return await self._once_again(client, ask, room) or reply
         return reply
@@ -572,7 +572,7 @@ class ChatTier:
             counts_cached=bool(metadata.get("counts_cached")),
         )
 
-    def _look_at(self, reply: Reply, request: ModelRequest, answer: AIMessage) -> None:
+    def _look_at(self, reply: Reply, request: ModelRequest, answer: AIMessage, asked: Capabilities) -> None:
         """Learn from an answer: whether the model thinks, calls tools, and saw the whole prompt.
 
         Raises:
@@ -590,9 +590,8 @@ class ChatTier:
         tokens = reply.usage.thought_tokens
         if tokens:
             if request.quiet and (not reply.text or tokens > self._known.capabilities.thought_tokens // 2):
-                self._known.learn(
-                    next_quiet_form
-                )  # it thinks all the same, or its parser takes the answer for a thought
+                # It thinks all the same, or its parser takes the answer for a thought.
+                self._known.learn(lambda now: after_quiet_form(now, asked.quiet))
             self._known.saw_thoughts(tokens, answer.response_metadata.get("thought_place") or "hidden")
         if answer.usage_metadata is None:
             return

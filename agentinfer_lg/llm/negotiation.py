@@ -56,6 +56,10 @@ async def negotiate(
         try:
             answer = await send(talk.capabilities)
         except ServerFailureError as error:
+            if talk.is_outdated():
+                continue
+            if talk.may_stumble(error.failure) and await pauses.wait(error.failure):
+                continue
             if talk.amend(error.failure, error.body):
                 continue
             if not await pauses.wait(error.failure):
@@ -78,14 +82,35 @@ class _Talk:
         self._trying: Remedy | None = None
         self._tried: set[str] = set()
         self._said = ""
+        self._sent = known.capabilities
+        self._outdated = 0
+        self._stumbled = False
 
     @property
     def capabilities(self) -> Capabilities:
         """What to assume in the next request."""
-        capabilities = self._known.capabilities
+        self._sent = self._known.capabilities
+        return self._amended(self._sent)
+
+    def _amended(self, capabilities: Capabilities) -> Capabilities:
         for remedy in (*self._kept, *([self._trying] if self._trying else [])):
             capabilities = remedy.change(capabilities)
         return capabilities
+
+    def is_outdated(self) -> bool:
+        """Whether other calls have learned, since the request was made, to make it in another way."""
+        before, now = self._amended(self._sent), self._amended(self._known.capabilities)
+        if before.form == now.form or self._outdated >= _MOST_REMEDIES:
+            return False
+        self._outdated += 1
+        return True
+
+    def may_stumble(self, failure: Failure) -> bool:
+        """Whether the server may have failed by chance: once per call, the same request is made again first."""
+        if failure.kind != "server" or self._stumbled or self._trying is not None:
+            return False
+        self._stumbled = True
+        return True
 
     def amend(self, failure: Failure, body: Mapping[str, Any]) -> bool:
         """Choose what to change after a failure; False: there is nothing left to try."""
@@ -97,7 +122,7 @@ class _Talk:
                 self._trying = None
         if len(self._tried) >= _MOST_REMEDIES:
             return False
-        for remedy in find_remedies(failure, body, self.capabilities):
+        for remedy in find_remedies(failure, body, self._amended(self._sent)):
             if remedy.name not in self._tried:
                 self._tried.add(remedy.name)
                 self._trying, self._said = remedy, failure.words

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from agentinfer_lg.llm.capabilities import Capabilities, Change, GuideForm
+from agentinfer_lg.llm.capabilities import Capabilities, Change, GuideForm, QuietForm
 from agentinfer_lg.llm.failure import Failure
 
 _GUIDE_FIELDS: Final = ("response_format", "structured_outputs")
@@ -76,8 +76,9 @@ def find_remedies(failure: Failure, body: Mapping[str, Any], known: Capabilities
     if failure.kind == "refused" or (failure.kind == "server" and failure.status == 500):
         for find in _NAMED:
             yield from find(failure, body, known)
-    # A guided request may fail in any way: grammars are compiled by code that breaks.
-    yield from _guide(body, known, words=failure.words)
+    # A guided request may fail in any way: grammars are compiled by code that breaks. A server that is busy says nothing of it.
+    if failure.kind == "refused" or failure.status in (500, 502):
+        yield from _guide(body, known, words=failure.words)
     if failure.kind == "refused":
         yield from _blind(body, known)
 
@@ -137,9 +138,10 @@ def _parameters(failure: Failure, body: Mapping[str, Any], known: Capabilities) 
 
 def _drop(name: str) -> Remedy:
     if name in _QUIET_FIELDS:
+        form: QuietForm = "template" if name == "chat_template_kwargs" else "effort"
         return Remedy(
             name=name,
-            change=lambda now: next_quiet_form(replace(now, refused=now.refused | {name})),
+            change=lambda now: after_quiet_form(replace(now, refused=now.refused | {name}), form),
             sentence=f"it does not take {name}, which is no longer sent",
         )
     return Remedy(
@@ -149,10 +151,17 @@ def _drop(name: str) -> Remedy:
     )
 
 
-def next_quiet_form(known: Capabilities) -> Capabilities:
-    """Return what is known after a way to ask for no thinking did not work."""
-    following = {"template": "effort", "effort": "switch", "switch": "none", "none": "none"}
-    return replace(known, quiet=following[known.quiet])  # type: ignore[arg-type]
+_NEXT_QUIET_FORM: Final[Mapping[QuietForm, QuietForm]] = {
+    "template": "effort",
+    "effort": "switch",
+    "switch": "none",
+    "none": "none",
+}
+
+
+def after_quiet_form(known: Capabilities, form: QuietForm) -> Capabilities:
+    """Return what is known after `form`, as a way to ask for no thinking, did not work; calls in parallel may all say so."""
+    return replace(known, quiet=_NEXT_QUIET_FORM[form]) if known.quiet == form else known
 
 
 def _guide(body: Mapping[str, Any], known: Capabilities, *, words: str) -> Iterator[Remedy]:

@@ -37,6 +37,7 @@ from agentinfer_lg.llm.probe import EndpointProfile
 from agentinfer_lg.llm.provider_model import make_provider_model
 from agentinfer_lg.llm.remedies import after_quiet_form
 from agentinfer_lg.llm.request import THOUGHTS, Guide, ModelRequest, message_text
+from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.llm.silent_cut import PromptSizes
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.settings import EndpointSettings, Settings, Tier
@@ -628,11 +629,8 @@ class ChatTier:
         return EndpointError(f"The {name} model at {where} {reasons[failure.kind]}{quoted}")
 
     def _safe(self, text: str) -> str:
-        """Return the text of an error without the key, which some servers repeat."""
-        secrets = (self._endpoint.api_key, *self._endpoint.headers.values())
-        for secret in filter(None, (item.get_secret_value() for item in secrets)):
-            text = text.replace(secret, "***")
-        return text
+        """Return the text of an error without keys, which some servers repeat."""
+        return SecretTexts.of(self._endpoint, self._client).hide(text)
 
 
 class _TooSlowError(Exception):

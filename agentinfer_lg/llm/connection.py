@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 from agentinfer_lg.errors import ConfigurationError, EndpointError
+from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.settings import EndpointSettings
 
 _KEEP_ALIVE_SECONDS: Final = 60.0
@@ -105,6 +106,8 @@ class Connection:
             msg = f"{public_url(endpoint.base_url)} is not a usable base URL. It should look like http://127.0.0.1:8000/v1."
             raise ConfigurationError(msg)
         self._endpoint = endpoint
+        self.secrets = SecretTexts.of(endpoint)
+        """What no message may hold."""
         self._headers = _headers(endpoint)
         self._pools = _Pools()
         weakref.finalize(self, self._pools.release)

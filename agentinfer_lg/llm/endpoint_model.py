@@ -91,7 +91,7 @@ class EndpointModel(BaseChatModel):
         timeout: float = options.get("timeout") or 600.0
         body = write_body(request, known, model=self.model_name, extra=self._extra)
         received = await self._send(body, request, timeout)
-        failure = read_failure(received)
+        failure = read_failure(received, hide=self._connection.secrets.hide)
         if failure is not None:
             raise ServerFailureError(failure, body=body)
         answer = read_answer(received)

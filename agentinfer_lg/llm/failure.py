@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from html import unescape
@@ -107,11 +107,12 @@ class ServerFailureError(EndpointError):
         """What was sent."""
 
 
-def read_failure(received: Received) -> Failure | None:
+def read_failure(received: Received, *, hide: Callable[[str], str] = str) -> Failure | None:
     """Return what went wrong; None where the answer is no failure.
 
     Args:
         received: An answer with any status: a 200 may hold an error instead of choices.
+        hide: Takes secrets out of a sentence that people will see.
     """
     value = received.value
     if received.ok and not _holds_error(value):
@@ -119,7 +120,7 @@ def read_failure(received: Received) -> Failure | None:
     words = _words(value) if value is not None else _page_text(received.text)
     status = received.status if not received.ok else _inner_status(value, words)
     return describe_failure(
-        status, _sentence(value, words), words=words, retry_after=_retry_after(received.headers, words)
+        status, hide(_sentence(value, words)), words=words, retry_after=_retry_after(received.headers, words)
     )
 
 

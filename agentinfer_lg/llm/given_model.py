@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -13,8 +13,10 @@ from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.llm.answer import Answer, Counts
 from agentinfer_lg.llm.capabilities import Capabilities
 from agentinfer_lg.llm.endpoint_model import as_message
-from agentinfer_lg.llm.failure import ServerFailureError, describe_failure
+from agentinfer_lg.llm.failure import Failure, ServerFailureError, describe_failure
 from agentinfer_lg.llm.request import THOUGHTS, ModelRequest, message_text, rewrite_messages, write_body
+from agentinfer_lg.llm.secret_texts import SecretTexts
+from agentinfer_lg.settings import EndpointSettings
 
 _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "reasoning_content", "redacted_thinking"})
 
@@ -56,7 +58,7 @@ async def ask_given(model: BaseChatModel, request: ModelRequest, known: Capabili
             runnable, options = _with_tools(model, request, options)
         answer = await runnable.ainvoke(rewrite_messages(request.messages, known), **options)
     except Exception as error:
-        failure = _failure(error)
+        failure = _failure(error, SecretTexts.of(EndpointSettings(), model).hide)
         if failure is None:
             raise
         raise ServerFailureError(failure, body=_sent(request, known, options)) from error
@@ -117,7 +119,7 @@ def _sent(request: ModelRequest, known: Capabilities, options: Mapping[str, Any]
     return {"messages": body["messages"], **({"tools": body["tools"]} if "tools" in body else {}), **optional}
 
 
-def _failure(error: Exception) -> Any:
+def _failure(error: Exception, hide: Callable[[str], str]) -> Failure | None:
     """Return the failure behind an exception of a provider's library; None where it is not the server's."""
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     if not isinstance(status, int) or not 400 <= status < 600:
@@ -128,7 +130,7 @@ def _failure(error: Exception) -> Any:
     message = body.get("message") if isinstance(body, Mapping) else None
     retry = headers.get("retry-after") if hasattr(headers, "get") else None
     wait = float(retry) if isinstance(retry, str) and retry.replace(".", "", 1).isdigit() else None
-    return describe_failure(status, str(message or error), words=words, retry_after=wait)
+    return describe_failure(status, hide(str(message or error)), words=words, retry_after=wait)
 
 
 def _as_message(answer: BaseMessage, known: Capabilities, *, quiet: bool) -> AIMessage:

@@ -200,7 +200,7 @@ class _Probe:
         if received.status in (401, 403):
             return self._key_refused(received.status)
         name = "Set AGENTINFER_SMALL__MODEL (or --small-model), and the same for the other tiers, to the name of a model."
-        failure = read_failure(received)
+        failure = read_failure(received, hide=self._connection.secrets.hide)
         said = f" The server says: {failure.sentence}" if failure is not None and failure.sentence else ""
         if received.status >= 500:
             return (
@@ -300,7 +300,7 @@ class _Probe:
             json.dumps(body).encode(),
             timeout=max(self._timeout, self._endpoint.start_timeout),
         )
-        failure = read_failure(received)
+        failure = read_failure(received, hide=self._connection.secrets.hide)
         if failure is None or failure.kind in ("refused", "overflow", "rate", "filter"):
             return None
         if failure.kind == "server" and failure.status in (500, 503):

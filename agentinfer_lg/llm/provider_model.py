@@ -5,6 +5,7 @@ from __future__ import annotations
 from langchain_core.language_models import BaseChatModel
 
 from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.settings import EndpointSettings
 
 
@@ -25,17 +26,17 @@ def make_provider_model(endpoint: EndpointSettings, *, name: str) -> BaseChatMod
             f"The model {endpoint.model} needs LangChain. Install it: pip install 'agentinfer-lg[providers]'."
         )
         raise ConfigurationError(msg) from None
-    options = dict(endpoint.model_kwargs)
+    options, hide = dict(endpoint.model_kwargs), SecretTexts.of(endpoint).hide
     if endpoint.api_key.get_secret_value():
         options.setdefault("api_key", endpoint.api_key.get_secret_value())
     try:
         made = init_chat_model(endpoint.model, **options)
     except ImportError as error:
         package = (error.name or f"langchain-{endpoint.provider}").partition(".")[0].replace("_", "-")
-        msg = f"The model {endpoint.model} needs a package: pip install {package}. ({_short(error)})"
+        msg = f"The model {endpoint.model} needs a package: pip install {package}. ({hide(_short(error))})"
         raise ConfigurationError(msg) from None
     except Exception as error:  # a missing key, an unknown argument: each provider has its own kinds
-        msg = f"The {name} model {endpoint.model} cannot be made: {_short(error)}"
+        msg = f"The {name} model {endpoint.model} cannot be made: {hide(_short(error))}"
         raise ConfigurationError(msg) from None
     if not isinstance(made, BaseChatModel):
         msg = f"MODEL_KWARGS of the {name} model must not make it configurable."
@@ -50,4 +51,4 @@ def _short(error: Exception) -> str:
             return "; ".join(str(item["msg"]) for item in error.errors(include_input=False))
         except (TypeError, KeyError):
             return type(error).__name__
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:2000]

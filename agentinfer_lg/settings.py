@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agentinfer_lg.errors import ConfigurationError
+from agentinfer_lg.hints import AgentRole
 
 Tier = Literal["small", "large"]
 Thinking = Literal["auto", "on", "off"]
@@ -71,6 +72,8 @@ class EndpointSettings(BaseModel):
     """Sent with every request, for gateways that want more than a key."""
     extra_body: dict[str, Any] = {}
     """Fields added to the body of every request; they win over the agent's own."""
+    role_body: dict[AgentRole, dict[str, Any]] = {}
+    """The same for calls of one role: `{"progress": {"reasoning_effort": "none"}}`; they win over `extra_body`."""
     model_kwargs: dict[str, Any] = {}
     """Keyword arguments of the chat model of a provider; no endpoint uses them."""
     thinking: Thinking = "auto"

@@ -134,6 +134,9 @@ class Caller:
             warning = f"{error} The {other.tier} model goes on instead."
             emit("warning", self.agent, turn=self.turn, text=warning)
             reply, tier = await self._fitting(other, request), other.tier
+        if reply.cut and role != "prewarm" and not (enough is not None and enough(reply.text)):
+            text = f"An answer of the {tier} model ({role}) is cut: it was too long even with more room."
+            emit("warning", self.agent, turn=self.turn, text=text)
         record = self._record(tier, role, reply, previous, appended)
         emit("model_end", self.agent, **record_event(record), text=reply.text[:2000])
         return Called(reply, record, warning)

@@ -453,8 +453,7 @@ class ChatTier:
         connection = Connection(endpoint.model_copy(update={"base_url": self._profile.base_url}))
         if self._profile.vllm:
             self._known.learn(lambda now: replace(now, guide="regex") if now.guide == "json_schema" else now)
-        extra = dict(endpoint.extra_body)
-        return EndpointModel.at(connection, model=self._profile.model, known=self._known, extra=extra)
+        return EndpointModel.at(connection, model=self._profile.model, known=self._known)
 
     @property
     def _where(self) -> str:
@@ -495,6 +494,7 @@ class ChatTier:
             quiet=self._asks_for_quiet(ask.hints.role, brief=room.brief),
             xargs=ask.hints.to_xargs() if hinted else {},
             headers=self._affinity(ask.hints) if hinted else {},
+            extra=self._extra(ask.hints.role),
         )
 
     def _asks_for_quiet(self, role: AgentRole | None, *, brief: bool) -> bool:
@@ -508,6 +508,11 @@ class ChatTier:
         if known.quiet == "switch" and not _SWITCHED.search(self.model_name):
             return False
         return brief or role in _QUIET_ROLES
+
+    def _extra(self, role: AgentRole | None) -> dict[str, Any]:
+        """Return the fields that the owner of the endpoint adds to the calls of a role."""
+        own = self._endpoint.role_body.get(role, {}) if role is not None else {}
+        return {**self._endpoint.extra_body, **own}
 
     def _affinity(self, hints: SessionHints) -> dict[str, str]:
         """Return the headers that keep the session where its cache is."""

@@ -38,20 +38,18 @@ class EndpointModel(BaseChatModel):
 
     _connection: Connection = PrivateAttr()
     _known: Known = PrivateAttr()
-    _extra: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def at(cls, connection: Connection, *, model: str, known: Known, extra: dict[str, Any]) -> EndpointModel:
+    def at(cls, connection: Connection, *, model: str, known: Known) -> EndpointModel:
         """Return the model called `model` at an endpoint.
 
         Args:
             connection: To the endpoint.
             model: Its name.
             known: What is known of it.
-            extra: Fields added to every request.
         """
         made = cls(model_name=model)
-        made._connection, made._known, made._extra = connection, known, extra
+        made._connection, made._known = connection, known
         return made
 
     @property
@@ -89,7 +87,7 @@ class EndpointModel(BaseChatModel):
             request = ModelRequest(messages=messages, max_tokens=1024)
         known: Capabilities = options.get("known") or self._known.capabilities
         timeout: float = options.get("timeout") or 600.0
-        body = write_body(request, known, model=self.model_name, extra=self._extra)
+        body = write_body(request, known, model=self.model_name)
         received = await self._send(body, request, timeout)
         failure = read_failure(received, hide=self._connection.secrets.hide)
         if failure is not None:

@@ -48,10 +48,12 @@ class ModelRequest:
     xargs: Mapping[str, object] = field(default_factory=dict)
     """Session hints for vLLM."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that the owner of the endpoint adds to the body; they win."""
 
 
 def write_body(
-    request: ModelRequest, known: Capabilities, *, model: str, extra: Mapping[str, Any] | None = None
+    request: ModelRequest, known: Capabilities, *, model: str
 ) -> dict[str, Any]:  # Any: the body of an HTTP request
     """Return the body of a chat completion.
 
@@ -59,7 +61,6 @@ def write_body(
         request: What is asked.
         known: What the server takes.
         model: Its name there.
-        extra: Fields that the owner of the endpoint adds; they win.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -81,7 +82,7 @@ def write_body(
         optional |= _quiet_fields(known)
     if request.xargs:
         optional["vllm_xargs"] = dict(request.xargs)
-    return body | {key: value for key, value in optional.items() if known.sends(key)} | dict(extra or {})
+    return body | {key: value for key, value in optional.items() if known.sends(key)} | dict(request.extra)
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatResult
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from support.fake_openai import FakeOpenAI, Faults, Reply
 
 from agentinfer_lg.context import Context
@@ -631,3 +631,18 @@ def test_a_tier_works_in_several_event_loops(server: FakeOpenAI) -> None:
     for _ in range(2):
         assert asyncio.run(_call(tier)).text == "hello"
     assert threading.active_count() < 50
+
+
+async def test_fields_of_the_owner_win_and_those_of_a_role_over_them(server: FakeOpenAI) -> None:
+    own = {"temperature": 0.7, "top_k": 5}
+    tier = _tier(server, extra_body=own, role_body={"progress": {"top_k": 1}})
+    await _call(tier)
+    await _call(tier, hints=SessionHints(session_id="abc", role="qa"))
+    progress, qa = (chat.body for chat in server.chats)
+    assert (progress["temperature"], progress["top_k"]) == (0.7, 1)
+    assert (qa["temperature"], qa["top_k"]) == (0.7, 5)
+
+
+def test_a_role_that_does_not_exist_is_told() -> None:
+    with pytest.raises(ValidationError, match="progress"):
+        EndpointSettings(role_body={"checking": {}})  # type: ignore[dict-item]

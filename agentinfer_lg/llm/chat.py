@@ -347,7 +347,7 @@ class ChatTier:
             else:
                 raise self._as_error(error) from error.__cause__
         reply = self._reply(answer, request, time.monotonic() - started)
-        self._look_at(reply, request, answer, asked)
+        self._look_at(reply, request, answer, asked=asked, session=ask.hints.session_id)
         if reply.unreadable and not reply.cut and not self._asked_again:
             return await self._once_again(client, ask, room) or reply
         return reply
@@ -578,7 +578,9 @@ class ChatTier:
             counts_cached=bool(metadata.get("counts_cached")),
         )
 
-    def _look_at(self, reply: Reply, request: ModelRequest, answer: AIMessage, asked: Capabilities) -> None:
+    def _look_at(
+        self, reply: Reply, request: ModelRequest, answer: AIMessage, *, asked: Capabilities, session: str
+    ) -> None:
         """Learn from an answer: whether the model thinks, calls tools, and saw the whole prompt.
 
         Raises:
@@ -601,7 +603,9 @@ class ChatTier:
             self._known.saw_thoughts(tokens, answer.response_metadata.get("thought_place") or "hidden")
         if answer.usage_metadata is None:
             return
-        window = self._sizes.cut_at(_prompt_tokens(request.messages), reply.usage.prompt_tokens)
+        # Some servers leave what they had cached out of the count of the prompt.
+        counted = reply.usage.prompt_tokens + reply.usage.cached_tokens
+        window = self._sizes.cut_at(_prompt_tokens(request.messages), counted, session=session)
         if window is not None:
             self._known.learn(lambda now: replace(now, window=window))
             msg = (

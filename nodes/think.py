@@ -12,7 +12,7 @@ from agentinfer_lg.collab.controller import CollabState
 from agentinfer_lg.compression.view import latest_tokens
 from agentinfer_lg.context import Context
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.llm.calling import Called, recalls, seeker_caller
+from agentinfer_lg.llm.calling import Called, recalls, seeker_caller, session_name
 from agentinfer_lg.llm.chat import (
     ChatTier,
     ContextOverflowError,
@@ -70,8 +70,9 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     except EndpointError as error:
         return _stop(str(error))
     reply = called.reply
+    following = mode
     if mode == "native" and not reply.tool_calls:
-        model.prefer_json()
+        following = model.prefer_json(session=_session(state))
     step = _read(reply, mode)
     unreadable = 0 if step.actions or reply.text else state.get("unreadable", 0) + 1
     if unreadable >= _MOST_UNREADABLE:
@@ -83,7 +84,7 @@ async def think(state: SeekerState, runtime: Runtime[Context], *, resources: Res
     thoughts = reply.thoughts if model.known.capabilities.wants_thoughts else ""
     update = _taken(_with_action(step, state, reply), state, raw=raw, thoughts=thoughts)
     update |= {"calls": [called.record], "unreadable": unreadable}
-    update["modes"] = state.get("modes", {}) | {state["tier"]: "json" if model.tool_mode == "json" else mode}
+    update["modes"] = state.get("modes", {}) | {state["tier"]: following}
     return update | ({"ran_out": [called.warning]} if called.warning else {})
 
 
@@ -179,8 +180,8 @@ async def _call(
     except RefusedRequestError:
         if mode == "json":
             raise
-        model.prefer_json(refused=True)  # a server without a tool parser refuses the request as a whole
-        if model.tool_mode == "native":
+        # A server without a tool parser refuses the request as a whole.
+        if model.prefer_json(session=_session(state), refused=True) == "native":
             raise
         return await _attempt(state, context, resources, model, "json"), "json"
 
@@ -204,6 +205,10 @@ async def _attempt(
         enough=_names_action,
         supersedes=supersedes(state, context, model.tier),
     )
+
+
+def _session(state: SeekerState) -> str:
+    return session_name(state["run_id"], state["task"]["id"])
 
 
 def _names_action(text: str) -> bool:

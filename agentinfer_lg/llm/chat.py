@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakKeyDictionary
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -72,6 +73,7 @@ _THINKER: Final = re.compile(
 )
 """Names of models that are likely to think."""
 _LAST_TRY: Final = 3
+_MOST_SESSIONS: Final = 1000
 _NEARLY_ALL: Final = 0.9
 
 
@@ -179,15 +181,15 @@ class ChatTier:
         self._client: BaseChatModel | None = model
         self._profile = profile
         self._on_wait = on_wait
-        self._lock = asyncio.Lock()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._names_ranks = True
         self._known = Known() if model is not None else known_of(endpoint)
         self._sizes = PromptSizes()
-        self._silent_turns = 0
+        self._silent_turns: dict[str, int] = {}
         self._asked_again = False
         self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
         if profile is not None and profile.vllm:
-            self._known.learn(lambda now: replace(now, guide="regex"))
+            self._take_regex()
 
     @property
     def known(self) -> Known:
@@ -204,19 +206,25 @@ class ChatTier:
         """How tools are called now; `auto` starts native and falls back to `json`."""
         return self._tool_mode
 
-    def prefer_json(self, *, refused: bool = False) -> None:
-        """Give up the server's tool calling, unless the settings insist on it.
+    def prefer_json(self, *, session: str = "", refused: bool = False) -> ToolMode:
+        """Give up the server's tool calling, unless the settings insist on it; returns how this session goes on.
 
-        A model that has called tools before is forgiven one step without a call.
+        A model that has called tools before is forgiven one step without a call; after another one in a row, or a refusal, the
+        session goes on in JSON, and others as they were. A model that never called one is asked for JSON by all.
 
         Args:
+            session: Whose step it was.
             refused: The server refused the request; it is of no use to try again.
         """
         if self._endpoint.tool_calling != "auto":
-            return
-        self._silent_turns += 1
-        if refused or not self._known.capabilities.called_tools or self._silent_turns > 1:
+            return self._tool_mode
+        if not self._known.capabilities.called_tools:
             self._tool_mode = "json"
+        silent = self._silent_turns.pop(session, 0) + 1
+        self._silent_turns[session] = silent
+        if len(self._silent_turns) > _MOST_SESSIONS:
+            del self._silent_turns[next(iter(self._silent_turns))]
+        return "json" if refused or silent > 1 else self._tool_mode
 
     @property
     def max_model_len(self) -> int | None:
@@ -327,10 +335,12 @@ class ChatTier:
             return True
         return looks_like_thinking(reply.text) or _THINKER.search(reply.model) is not None
 
-    async def _once(self, client: BaseChatModel, ask: _Ask, room: OutputRoom) -> Reply:
+    async def _once(
+        self, client: BaseChatModel, ask: _Ask, room: OutputRoom, *, streams: bool = False
+    ) -> Reply:
         """Make one request, in the way that the server takes it."""
         limit = self._fit(ask.messages, room.tokens)
-        request = self._request(ask, room, limit)
+        request = replace(self._request(ask, room, limit), streams=streams)
         asked, started = self._known.capabilities, time.monotonic()
         try:
             answer = await self._negotiated(client, request)
@@ -348,30 +358,30 @@ class ChatTier:
                 raise self._as_error(error) from error.__cause__
         reply = self._reply(answer, request, time.monotonic() - started)
         self._look_at(reply, request, answer, asked=asked, session=ask.hints.session_id)
-        if reply.unreadable and not reply.cut and not self._asked_again:
+        if not reply.unreadable:
+            self._asked_again = False
+        elif not reply.cut and not self._asked_again:
             return await self._once_again(client, ask, room) or reply
         return reply
 
     async def _once_again(self, client: BaseChatModel, ask: _Ask, room: OutputRoom) -> Reply | None:
         """Ask for an answer as a stream after one that cannot be read: some servers have none otherwise.
 
-        An answer that was all thought is asked for again as it was. Either is tried once, and again after it has helped.
+        An answer that was all thought is asked for again as it was. Either is tried once, and again after an answer that could
+        be read.
         """
         self._asked_again = True
         before = self._known.capabilities
         streams = isinstance(client, EndpointModel) and not before.streams_only and not before.thinks
+        try:
+            reply = await self._once(client, ask, room, streams=streams)
+        except EndpointError:
+            return None
+        if reply.unreadable:
+            return None
         if streams:
             self._known.learn(lambda now: replace(now, streams_only=True))
-        try:
-            reply = await self._once(client, ask, room)
-        except EndpointError:
-            reply = None
-        if reply is not None and not reply.unreadable:
-            self._asked_again = False
-            return reply
-        if streams:
-            self._known.learn(lambda now: replace(now, streams_only=False))
-        return None
+        return reply
 
     async def _negotiated(self, client: BaseChatModel, request: ModelRequest) -> AIMessage:
         async def send(known: Capabilities) -> AIMessage:
@@ -440,10 +450,12 @@ class ChatTier:
 
     async def _ready(self) -> BaseChatModel:
         """Return the chat model, made on first use (off the event loop: a provider's package takes long to import)."""
-        async with self._lock:
-            if self._client is None:
-                self._client = await self._make()
-            return self._client
+        if self._client is None:
+            # A lock belongs to one event loop; calls in two of them may both make the model, and either will do.
+            async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                if self._client is None:
+                    self._client = await self._make()
+        return self._client
 
     async def _make(self) -> BaseChatModel:
         endpoint = self._endpoint
@@ -452,8 +464,13 @@ class ChatTier:
         self._profile = await contact(endpoint, on_wait=self._on_wait)
         connection = Connection(endpoint.model_copy(update={"base_url": self._profile.base_url}))
         if self._profile.vllm:
-            self._known.learn(lambda now: replace(now, guide="regex") if now.guide == "json_schema" else now)
+            self._take_regex()
         return EndpointModel.at(connection, model=self._profile.model, known=self._known)
+
+    def _take_regex(self) -> None:
+        """Prescribe outputs by regular expressions, as vLLM can, unless it was seen to refuse them."""
+        if "regex" not in self._known.lessons:
+            self._known.learn(lambda now: replace(now, guide="regex") if now.guide == "json_schema" else now)
 
     @property
     def _where(self) -> str:
@@ -593,7 +610,7 @@ class ChatTier:
             )
             raise EndpointError(msg)
         if reply.tool_calls:
-            self._silent_turns = 0
+            self._silent_turns.pop(session, None)
             self._known.learn(lambda now: replace(now, called_tools=True))
         tokens = reply.usage.thought_tokens
         if tokens:

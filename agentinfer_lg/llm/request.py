@@ -45,6 +45,8 @@ class ModelRequest:
     tool_choice: Literal["auto", "none"] = "auto"
     quiet: bool = False
     """Ask the model not to think."""
+    streams: bool = False
+    """Ask for a stream, also where the server is not known to need one."""
     xargs: Mapping[str, object] = field(default_factory=dict)
     """Session hints for vLLM."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -73,12 +75,12 @@ def write_body(
     if request.tools:
         body["tools"] = [dict(tool) for tool in request.tools]
         optional["tool_choice"] = request.tool_choice
-    if known.streams_only:
+    if known.streams_only or request.streams:
         body["stream"] = True
         optional["stream_options"] = {"include_usage": True}
     if request.guide is not None:
         optional |= _guide_fields(request.guide, known)
-    if request.quiet and known.thinks:
+    if request.quiet:
         optional |= _quiet_fields(known)
     if request.xargs:
         optional["vllm_xargs"] = dict(request.xargs)
@@ -226,7 +228,7 @@ def _quiet_fields(known: Capabilities) -> dict[str, Any]:
 
 
 def _switch(request: ModelRequest, known: Capabilities) -> str:
-    return "/no_think" if request.quiet and known.thinks and known.quiet == "switch" else ""
+    return "/no_think" if request.quiet and known.quiet == "switch" else ""
 
 
 def rewrite_messages(messages: Sequence[BaseMessage], known: Capabilities) -> list[BaseMessage]:

@@ -49,7 +49,7 @@ def test_prompts_of_other_sessions_are_no_proof() -> None:
 )
 def test_texts_of_many_kinds_are_no_cut(parts: list[tuple[int, float]], sessions: int) -> None:
     """Sessions that grow by texts of any kind, all of which the server sees."""
-    sizes, told = PromptSizes(), {number: (600, 600) for number in range(sessions)}
+    sizes, told = PromptSizes(), dict.fromkeys(range(sessions), (600, 600))
     for number, (grown, ratio) in enumerate(parts):
         estimated, counted = told[number % sessions]
         told[number % sessions] = estimated, counted = estimated + grown, counted + round(grown * ratio)

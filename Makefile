@@ -22,6 +22,7 @@ help:
 	@echo 'make test       all checks and tests; those without an engine in WORKERS=3 processes'
 	@echo 'make test-slow  also the tests that take minutes'
 	@echo 'make test-versions  the contract with every supported version of vLLM'
+	@echo 'make test-servers   model servers of other projects, each started and asked'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make venv       the virtual environment ($(VENV)) with the package'
 	@echo 'make engine     the inference engine, for a machine without a GPU'
@@ -87,6 +88,11 @@ test-slow: $(DEV) lint test-engine
 test-versions: $(DEV) test-engine
 	$(BIN)/pytest tests/serving/compat/test_vllm_versions.py -m 'slow or not slow' $(PYTEST_ARGS)
 .PHONY: test-versions
+
+# Each server in a virtual environment of its own, in the user's cache; the first run compiles one of them.
+test-servers: $(DEV) test-engine
+	$(BIN)/pytest tests/llm/servers -m 'slow or not slow' $(PYTEST_ARGS)
+.PHONY: test-servers
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .langgraph_api *.egg-info

@@ -24,6 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThirdParty]:
     folder, port = tmp_path_factory.mktemp("llama-cpp-python"), free_port()
     command = [str(commands / "python"), "-m", "llama_cpp.server", "--model", str(demo_gguf())]
     options = {"model_alias": "demo", "n_ctx": WINDOW, "host": "127.0.0.1", "port": port}
+    # Threads that wait for a busy core cost more than they bring to a small model.
+    options |= {"n_threads": 1, "n_threads_batch": 1}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     with third_party(
         [*command, *flags], port=port, model="demo", folder=folder, ready="/v1/models"

@@ -26,6 +26,8 @@ parameters = xllamacpp.CommonParams()
 parameters.hostnames = ["127.0.0.1"]
 parameters.model.path, parameters.port, parameters.n_ctx = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 parameters.model_alias = {"demo"}
+for processors in (parameters.cpuparams, parameters.cpuparams_batch):
+    processors.n_threads = 1  # threads that wait for a busy core cost more than they bring to a small model
 server = xllamacpp.Server(parameters)
 threading.Event().wait()
 """

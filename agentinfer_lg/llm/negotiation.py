@@ -178,6 +178,6 @@ class _Pauses:
             return False
         pause = min(failure.retry_after or _LOADING_PAUSE, 10.0)
         self._loading += pause
-        self._on_wait(f"the model server is loading its model ({self._loading:.0f} s)")
+        self._on_wait(f"the model server says that it is not ready ({self._loading:.0f} s)")
         await asyncio.sleep(pause)
         return True

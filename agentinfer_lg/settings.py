@@ -229,9 +229,13 @@ class Settings(EnvironmentSettings):
 
 
 def _named(endpoint: EndpointSettings, name: str) -> EndpointSettings:
-    hosted = EndpointSettings(model=name, model_kwargs=endpoint.model_kwargs, thinking=endpoint.thinking)
-    # A key belongs to whom it was given for.
-    return hosted if hosted.provider else endpoint.model_copy(update={"model": name})
+    renamed = endpoint.model_copy(update={"model": name})
+    hosted = EndpointSettings(model=name, thinking=endpoint.thinking)
+    if not hosted.provider or hosted.provider == endpoint.provider:
+        return renamed
+    # A key, also one among the keyword arguments, belongs to whom it was given for.
+    kwargs = {} if endpoint.provider else endpoint.model_kwargs
+    return hosted.model_copy(update={"model_kwargs": kwargs})
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

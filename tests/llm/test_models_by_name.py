@@ -126,3 +126,19 @@ def test_a_model_with_bound_tools_is_refused_with_a_reason() -> None:
     bound: Any = FakeListChatModel(responses=["a"]).bind(stop=["x"])
     with pytest.raises(ConfigurationError, match="give the model itself"):
         Models(Settings(_env_file=None), large=bound)
+
+
+def test_keyword_arguments_of_one_provider_do_not_go_to_another() -> None:
+    settings = Settings(
+        _env_file=None,
+        large=EndpointSettings(
+            model="anthropic:a", api_key=SecretStr("key-a"), model_kwargs={"api_key": "key-b", "timeout": 9}
+        ),
+    )
+    assert settings.with_models(large="openai:b").large.model_kwargs == {}
+    same = settings.with_models(large="anthropic:b").large
+    assert (same.model, same.api_key.get_secret_value(), same.model_kwargs["timeout"]) == (
+        "anthropic:b",
+        "key-a",
+        9,
+    )

@@ -68,6 +68,8 @@ _WINDOW = re.compile(
     r"context|limit|maximum|<=?)\W{0,4}(?:is |of |only |at most |\(|=|:)*\W{0,3}(\d[\d,]{2,9})",
     re.IGNORECASE,
 )
+_ECHO = re.compile(r"""['"]input['"]: .*?(?=, ['"](?:ctx|url)['"]: |\}\]|$)""", re.DOTALL)
+"""What was sent, in a validation report that is written as a text."""
 _WAIT = re.compile(
     r"(?:try again|retry|wait)[^\d]{0,30}(\d+(?:\.\d+)?)\s*(ms|milliseconds?|m(?:in(?:utes?)?)?\b|s(?:ec(?:onds?)?)?\b|s)"
     r"|retryDelay\W{1,5}(\d+(?:\.\d+)?)s",
@@ -257,10 +259,15 @@ def _words(value: Any, depth: int = 6) -> str:
     if depth == 0 or value is None:
         return ""
     if isinstance(value, Mapping):
-        return " ".join(filter(None, (_words(item, depth - 1) for item in list(value.values())[:50])))
+        # A validation report repeats what was sent, with all that the user wrote.
+        echo = "loc" in value and "msg" in value
+        items = [
+            item for key, item in list(value.items())[:50] if not (echo and key in ("input", "ctx", "url"))
+        ]
+        return " ".join(filter(None, (_words(item, depth - 1) for item in items)))
     if isinstance(value, list):
         return " ".join(filter(None, (_words(item, depth - 1) for item in value[:20])))
-    return str(value)[:4000]
+    return _ECHO.sub("", str(value)[:4000])
 
 
 def _page_text(text: str) -> str:

@@ -190,3 +190,16 @@ def test_nothing_breaks_the_reading(status: int, body: Any) -> None:
 @given(st.binary(max_size=200))
 def test_bytes_are_no_obstacle(body: bytes) -> None:
     assert read_failure(Received(status=500, headers={}, body=body)) is not None
+
+
+@pytest.mark.parametrize(
+    "question", ["Who pays the billing of content moderation?", "context window too long"]
+)
+@pytest.mark.parametrize("written", [False, True])
+def test_what_the_user_wrote_and_a_report_repeats_is_no_cause(question: str, written: bool) -> None:
+    item = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}
+    report = [item | {"input": {"messages": [{"role": "user", "content": question}]}}]
+    body = {"error": {"message": str(report), "code": 400}} if written else {"detail": report}
+    failure = _read(400 if written else 422, body)
+    assert failure.kind == "refused"
+    assert "seed" in failure.words

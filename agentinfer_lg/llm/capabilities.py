@@ -25,6 +25,8 @@ ThoughtPlace = Literal["", "hidden", "field", "inline", "unopened"]
 
 _ROOM_FACTOR = 2
 _LEAST_ROOM = 1024
+_PLAIN_ANSWERS = 3
+"""Whole answers without a thought that show a model which does not think."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Capabilities:
     """Most tokens of thoughts seen in one answer."""
     quiet: QuietForm = "template"
     """How to ask for no thinking; the forms before it did not work."""
+    plain_answers: int = 0
+    """Whole answers in which no thought was seen; counted while the model might think."""
     called_tools: bool = False
     """Whether a native tool call has been seen."""
 
@@ -64,6 +68,11 @@ class Capabilities:
     def thinks(self) -> bool:
         """Whether the model was seen thinking."""
         return self.thought_tokens > 0
+
+    @property
+    def never_thinks(self) -> bool:
+        """Whether enough whole answers came without a thought."""
+        return not self.thinks and self.plain_answers >= _PLAIN_ANSWERS
 
     @property
     def thinking_room(self) -> int:
@@ -74,7 +83,12 @@ class Capabilities:
     def form(self) -> Capabilities:
         """The part that decides how a request is written."""
         return replace(
-            self, window=None, thought_place="", thought_tokens=int(self.thinks), called_tools=False
+            self,
+            window=None,
+            thought_place="",
+            thought_tokens=int(self.thinks),
+            called_tools=False,
+            plain_answers=0,
         )
 
     def sends(self, parameter: str) -> bool:

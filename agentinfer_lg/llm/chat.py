@@ -24,7 +24,7 @@ from agentinfer_lg.llm.capabilities import Capabilities, Known
 from agentinfer_lg.llm.connection import Connection, ConnectionLostError, public_url
 from agentinfer_lg.llm.endpoint_model import UNREADABLE, EndpointModel
 from agentinfer_lg.llm.failure import Failure, ServerFailureError
-from agentinfer_lg.llm.given_model import ask_given, check_model, speaks_openai
+from agentinfer_lg.llm.given_model import ask_given, check_model, keeps_limit, speaks_openai
 from agentinfer_lg.llm.known_endpoints import contact, known_of
 from agentinfer_lg.llm.negotiation import negotiate
 from agentinfer_lg.llm.output_room import (
@@ -329,7 +329,8 @@ class ChatTier:
         """Whether a cut text may be a thought whose template has written the opening marker: the closing one tells."""
         if not reply.text or reply.thoughts or reply.tool_calls:
             return False
-        if self._known.capabilities.thought_place in ("field", "inline"):
+        known = self._known.capabilities
+        if known.thought_place in ("field", "inline") or known.never_thinks:
             return False  # what is visible was told apart
         if reply.usage.thought_tokens >= _NEARLY_ALL * reply.usage.output_tokens:
             return True
@@ -547,6 +548,8 @@ class ChatTier:
 
     def _room_left(self, messages: Sequence[BaseMessage]) -> int | None:
         """Return the tokens that window and server leave for an output; None: not known."""
+        if self._client is not None and keeps_limit(self._client):
+            return 0  # more than its owner allows cannot be asked for
         window, most = self.max_model_len, self._known.capabilities.most_output
         left = None if window is None else max(_MIN_OUTPUT_TOKENS, window - _prompt_tokens(messages))
         return min(filter(None, (left, most)), default=None)
@@ -613,6 +616,8 @@ class ChatTier:
             self._silent_turns.pop(session, None)
             self._known.learn(lambda now: replace(now, called_tools=True))
         tokens = reply.usage.thought_tokens
+        if reply.text and not (reply.cut or reply.thoughts or tokens or request.quiet):
+            self._known.learn(lambda now: replace(now, plain_answers=now.plain_answers + 1))
         if tokens:
             if request.quiet and (not reply.text or tokens > self._known.capabilities.thought_tokens // 2):
                 # It thinks all the same, or its parser takes the answer for a thought.

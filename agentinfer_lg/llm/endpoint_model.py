@@ -48,7 +48,8 @@ class EndpointModel(BaseChatModel):
             model: Its name.
             known: What is known of it.
         """
-        made = cls(model_name=model)
+        # LangChain's cache would answer what is asked again because it could not be read, and does not tell endpoints apart.
+        made = cls(model_name=model, cache=False)
         made._connection, made._known = connection, known
         return made
 

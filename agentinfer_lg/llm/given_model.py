@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.llm.answer import Answer, Counts
 from agentinfer_lg.llm.capabilities import Capabilities
-from agentinfer_lg.llm.endpoint_model import as_message
+from agentinfer_lg.llm.endpoint_model import EndpointModel, as_message
 from agentinfer_lg.llm.failure import Failure, ServerFailureError, describe_failure
 from agentinfer_lg.llm.request import THOUGHTS, ModelRequest, message_text, rewrite_messages, write_body
 from agentinfer_lg.llm.secret_texts import SecretTexts
@@ -24,6 +24,13 @@ _THOUGHT_PARTS = frozenset({"thinking", "reasoning", "reasoning_content", "redac
 def speaks_openai(model: BaseChatModel) -> bool:
     """Whether `model` sends requests of the kind of OpenAI's chat completions."""
     return hasattr(model, "openai_api_base")
+
+
+def keeps_limit(model: BaseChatModel) -> bool:
+    """Whether the owner of `model`, or its kind, decides how long its answers may be."""
+    if isinstance(model, EndpointModel):
+        return False
+    return not speaks_openai(model) or getattr(model, "max_tokens", None) is not None
 
 
 def check_model(model: object, *, tier: str) -> BaseChatModel | None:
@@ -147,7 +154,15 @@ def _as_message(answer: BaseMessage, known: Capabilities, *, quiet: bool) -> AIM
         told = (part.get("thinking") or part.get("reasoning") or part.get("summary") for part in thinking)
         thoughts = thoughts or "\n".join(item for item in told if isinstance(item, str))
     metadata = answer.response_metadata
-    finish = metadata.get("finish_reason") or metadata.get("stop_reason") or metadata.get("done_reason") or ""
+    incomplete = metadata.get("incomplete_details")  # of OpenAI's responses
+    reason = incomplete.get("reason") if isinstance(incomplete, Mapping) else None
+    finish = (
+        reason
+        or metadata.get("finish_reason")
+        or metadata.get("stop_reason")
+        or metadata.get("done_reason")
+        or ""
+    )
     made = as_message(
         Answer(text=text, thoughts=thoughts, finish=str(finish), counts=_counts(answer)), known, quiet=quiet
     )

@@ -100,3 +100,51 @@ async def test_thinking_that_is_off_is_never_begun() -> None:
         first, second = (chat.body for chat in server.chats)
     assert first["chat_template_kwargs"]["enable_thinking"] is False
     assert "chat_template_kwargs" not in second
+
+
+async def test_a_cut_report_of_a_model_that_does_not_think_is_kept() -> None:
+    """Its first word is one with which thoughts begin, too."""
+    cut = Reply(text="The user experience of the three lighthouses differs", finish_reason="length")
+    with FakeOpenAI(lambda request, index: cut if "report" in str(request) else "whole") as server:
+        tier = _tier(server)
+        for _ in range(3):
+            await _call(tier)
+        reply = await tier.call([HumanMessage("report")], hints=SessionHints(), max_tokens=50)
+    assert reply.cut
+    assert reply.text.startswith("The user experience")
+
+
+async def test_a_cut_text_of_a_model_of_which_nothing_is_known_may_be_a_thought() -> None:
+    cut = Reply(text="Okay, the user wants a report, so", finish_reason="length")
+    with FakeOpenAI(lambda request, index: cut) as server:
+        reply = await _call(_tier(server))
+    assert (reply.text, reply.cut) == ("", True)
+
+
+async def test_a_cache_of_langchain_answers_no_model_at_an_endpoint() -> None:
+    from langchain_core.caches import InMemoryCache
+    from langchain_core.globals import get_llm_cache, set_llm_cache
+
+    before = get_llm_cache()
+    set_llm_cache(InMemoryCache())
+    try:
+        with FakeOpenAI(lambda request, index: "one") as one, FakeOpenAI(lambda r, i: "two") as two:
+            texts = [(await _call(_tier(server))).text for server in (one, two, one)]
+            assert texts == ["one", "two", "one"]
+            assert len(one.chats) == 2
+    finally:
+        set_llm_cache(before)
+
+
+async def test_an_owner_s_limit_is_not_asked_for_again() -> None:
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
+    cut = Reply(text="a text without an end", finish_reason="length")
+    with FakeOpenAI(lambda request, index: cut) as server:
+        model = ChatOpenAI(
+            base_url=server.url, api_key=SecretStr("k"), model="fake-small", max_completion_tokens=700
+        )
+        reply = await _call(ChatTier("small", EndpointSettings(), model=model))
+        assert len(server.chats) == 2, "once more, briefly"
+    assert (reply.cut, reply.text) == (True, "a text without an end")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from agentinfer_lg.compression.background import BackgroundTasks
 from agentinfer_lg.context import Context
-from agentinfer_lg.llm.chat import Models
 from agentinfer_lg.llm.given_model import check_model
+from agentinfer_lg.llm.models import Models
 from agentinfer_lg.settings import Settings
 from agentinfer_lg.tools import Crawler, Reader, SearchProvider
 from agentinfer_lg.tools.providers import find_provider

@@ -1,4 +1,4 @@
-"""The two tiers of a run: a model each, asked in the way that its server takes.
+"""A tier of a run: a model, asked in the way that its server takes.
 
 A `ChatTier` wraps one LangChain chat model. It never changes messages it is given, so that the prompt of a session
 always extends the one before and the server's prefix cache works.
@@ -7,42 +7,45 @@ always extends the one before and the server's prefix cache works.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakKeyDictionary
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agentinfer_lg.errors import EndpointError
-from agentinfer_lg.events import emit
 from agentinfer_lg.hints import AgentRole, SessionHints
 from agentinfer_lg.llm.affinity import RANK_HEADER, affinity_headers
 from agentinfer_lg.llm.capabilities import Capabilities, Known
 from agentinfer_lg.llm.connection import Connection, ConnectionLostError, public_url
+from agentinfer_lg.llm.cut_answer import may_be_thinking, room_after_cut
+from agentinfer_lg.llm.endpoint_errors import LEAST_OUTPUT, as_endpoint_error, output_that_fits
 from agentinfer_lg.llm.endpoint_model import UNREADABLE, EndpointModel
 from agentinfer_lg.llm.failure import Failure, ServerFailureError
 from agentinfer_lg.llm.given_model import ask_given, check_model, keeps_limit, speaks_openai
 from agentinfer_lg.llm.known_endpoints import contact, known_of
 from agentinfer_lg.llm.negotiation import negotiate
-from agentinfer_lg.llm.output_room import (
-    OutputRoom,
-    ample_room,
-    looks_like_thinking,
-    more_room,
-    repeats_itself,
-)
+from agentinfer_lg.llm.output_room import OutputRoom
 from agentinfer_lg.llm.probe import EndpointProfile
 from agentinfer_lg.llm.provider_model import make_provider_model
+from agentinfer_lg.llm.quiet import asks_for_quiet
 from agentinfer_lg.llm.remedies import after_quiet_form
-from agentinfer_lg.llm.request import THOUGHTS, Guide, ModelRequest, message_text
+from agentinfer_lg.llm.reply import (
+    ContextOverflowError,
+    OutOfTimeError,
+    RefusedRequestError,
+    Reply,
+    Usage,
+    read_reply,
+    why_empty,
+)
+from agentinfer_lg.llm.request import Guide, ModelRequest, message_text
 from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.llm.silent_cut import PromptSizes
 from agentinfer_lg.llm.tokens import estimate_tokens
-from agentinfer_lg.settings import EndpointSettings, Settings, Tier
-from agentinfer_lg.text import well_formed
+from agentinfer_lg.settings import EndpointSettings, Tier
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -51,87 +54,17 @@ __all__ = (
     "ChatTier",
     "ContextOverflowError",
     "Guide",
-    "Models",
     "OutOfTimeError",
     "RefusedRequestError",
     "Reply",
+    "Usage",
 )
 
 ToolMode = Literal["native", "json"]
 
-_MIN_OUTPUT_TOKENS: Final = 16
-_MAX_CHARS_PER_TOKEN: Final = 20
-_QUIET_ROLES: Final[frozenset[AgentRole]] = frozenset({"progress", "filter", "qa"})
-"""Short calls, which are asked to do without thinking."""
-_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _BE_BRIEF: Final = "Your answer was cut off because it was too long. Answer again, in far fewer words."
-_SWITCHED: Final = re.compile(r"qwen-?3|smollm3|hunyuan|nemotron", re.IGNORECASE)
-"""Names of models that know `/no_think`."""
-_THINKER: Final = re.compile(
-    r"(?<![a-z])r1(?![a-z])|qwq|think|reason|magistral|gpt-oss|deepdiver|(?<![a-z])o[134](?![a-z])|gpt-5",
-    re.IGNORECASE,
-)
-"""Names of models that are likely to think."""
 _LAST_TRY: Final = 3
 _MOST_SESSIONS: Final = 1000
-_NEARLY_ALL: Final = 0.9
-
-
-class ContextOverflowError(EndpointError):
-    """The prompt does not fit into the context window of the model."""
-
-
-class RefusedRequestError(EndpointError):
-    """The server is there and does not take this request: a field that it does not know, a feature that is off."""
-
-
-class OutOfTimeError(EndpointError):
-    """The seconds that the caller allowed are over; the endpoint may be fine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens of one call, as the server counted them (estimated where it does not)."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    thought_tokens: int = 0
-    """Part of the output that is thoughts; estimated where the server does not count it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A tool call as the server parsed it."""
-
-    name: str
-    arguments: dict[str, Any]  # Any: JSON values, validated where the tool is run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """Answer of a model; empty text and no calls when the output could not be read."""
-
-    text: str = ""
-    """What may be seen: no thoughts, no markers of thoughts."""
-    thoughts: str = ""
-    """What the model thought, for servers that want it back; shown to nobody."""
-    tool_calls: tuple[ToolCall, ...] = ()
-    usage: Usage = field(default_factory=Usage)
-    started: float = 0.0
-    """Unix time in seconds at which it was asked for."""
-    seconds: float = 0.0
-    model: str = ""
-    unreadable: str = ""
-    """Why the answer of the server could not be read, empty when it could."""
-    cut: bool = False
-    """Whether it ends in its middle, after all that was tried."""
-    retries: int = 0
-    """Answers before this one that were cut."""
-    retry_tokens: int = 0
-    """Tokens of prompts and outputs of those answers."""
-    counts_cached: bool = False
-    """Whether the server tells how much of a prompt it had cached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,38 +236,21 @@ class ChatTier:
             reply = await self._once(client, ask, room)
             following = self._next_room(reply, ask, room) if reply.cut and not warms else None
             if following is None or retries >= _LAST_TRY:
-                if reply.cut and self._may_be_thinking(reply):
-                    reply = replace(reply, text="", unreadable=_why_empty({}, thoughts=True, cut=True))
+                if reply.cut and may_be_thinking(reply, self._known.capabilities):
+                    reply = replace(reply, text="", unreadable=why_empty({}, thoughts=True, cut=True))
                 return replace(reply, retries=retries, retry_tokens=tokens)
             retries, tokens = retries + 1, tokens + reply.usage.prompt_tokens + reply.usage.output_tokens
             room = following
 
     def _next_room(self, reply: Reply, ask: _Ask, room: OutputRoom) -> OutputRoom | None:
-        """Return the room for another try after a cut answer; None: it is used as it is."""
-        if not ask.whole and reply.text:
-            return None
-        enough = ask.enough is not None and bool(reply.text) and ask.enough(reply.text)
-        thinking = self._may_be_thinking(reply)
-        if enough and not thinking:
-            return None
-        left = self._room_left(ask.messages)
-        in_thought = thinking or not (reply.text or reply.tool_calls)
-        hopeless = repeats_itself(reply.text) and not thinking
-        following = more_room(room, in_thought=in_thought, hopeless=hopeless, left=left)
-        if following is not None or hopeless or in_thought or ask.enough is None or enough:
-            return following
-        return ample_room(room, left=left)
-
-    def _may_be_thinking(self, reply: Reply) -> bool:
-        """Whether a cut text may be a thought whose template has written the opening marker: the closing one tells."""
-        if not reply.text or reply.thoughts or reply.tool_calls:
-            return False
-        known = self._known.capabilities
-        if known.thought_place in ("field", "inline") or known.never_thinks:
-            return False  # what is visible was told apart
-        if reply.usage.thought_tokens >= _NEARLY_ALL * reply.usage.output_tokens:
-            return True
-        return looks_like_thinking(reply.text) or _THINKER.search(reply.model) is not None
+        return room_after_cut(
+            reply,
+            room,
+            known=self._known.capabilities,
+            whole=ask.whole,
+            enough=ask.enough,
+            left=self._room_left(ask.messages),
+        )
 
     async def _once(
         self, client: BaseChatModel, ask: _Ask, room: OutputRoom, *, streams: bool = False
@@ -346,7 +262,7 @@ class ChatTier:
         try:
             answer = await self._negotiated(client, request)
         except ServerFailureError as error:
-            smaller = _output_that_fits(error.failure, limit)
+            smaller = output_that_fits(error.failure, limit)
             if error.failure.kind == "overflow":
                 self._learn_window(error.failure)
             if smaller is not None:
@@ -357,7 +273,7 @@ class ChatTier:
                     raise self._as_error(second) from second.__cause__
             else:
                 raise self._as_error(error) from error.__cause__
-        reply = self._reply(answer, request, time.monotonic() - started)
+        reply = read_reply(answer, request, seconds=time.monotonic() - started, model=self.model_name)
         self._look_at(reply, request, answer, asked=asked, session=ask.hints.session_id)
         if not reply.unreadable:
             self._asked_again = False
@@ -509,23 +425,17 @@ class ChatTier:
             guide=ask.guide,
             tools=ask.tools,
             tool_choice=ask.tool_choice,
-            quiet=self._asks_for_quiet(ask.hints.role, brief=room.brief),
+            quiet=asks_for_quiet(
+                ask.hints.role,
+                self._known.capabilities,
+                thinking=self._endpoint.thinking,
+                model=self.model_name,
+                brief=room.brief,
+            ),
             xargs=ask.hints.to_xargs() if hinted else {},
             headers=self._affinity(ask.hints) if hinted else {},
             extra=self._extra(ask.hints.role),
         )
-
-    def _asks_for_quiet(self, role: AgentRole | None, *, brief: bool) -> bool:
-        known = self._known.capabilities
-        if self._endpoint.thinking != "auto":
-            return self._endpoint.thinking == "off"
-        if not known.thinks or known.quiet == "none":
-            return False
-        if known.quiet == "effort" and role == "progress":
-            return False  # it would change the beginning of a prompt that the server has cached
-        if known.quiet == "switch" and not _SWITCHED.search(self.model_name):
-            return False
-        return brief or role in _QUIET_ROLES
 
     def _extra(self, role: AgentRole | None) -> dict[str, Any]:
         """Return the fields that the owner of the endpoint adds to the calls of a role."""
@@ -551,7 +461,7 @@ class ChatTier:
         if self._client is not None and keeps_limit(self._client):
             return 0  # more than its owner allows cannot be asked for
         window, most = self.max_model_len, self._known.capabilities.most_output
-        left = None if window is None else max(_MIN_OUTPUT_TOKENS, window - _prompt_tokens(messages))
+        left = None if window is None else max(LEAST_OUTPUT, window - _prompt_tokens(messages))
         return min(filter(None, (left, most)), default=None)
 
     def _fit(self, messages: Sequence[BaseMessage], max_tokens: int) -> int:
@@ -563,40 +473,12 @@ class ChatTier:
         if left < -window // 4:
             msg = f"The context of {window} tokens of the {self._name} model is full."
             raise ContextOverflowError(msg)
-        return min(max_tokens, max(_MIN_OUTPUT_TOKENS, left))
+        return min(max_tokens, max(LEAST_OUTPUT, left))
 
     def _learn_window(self, failure: Failure) -> None:
         window = failure.window
         if window is not None and (self.max_model_len is None or window < self.max_model_len):
             self._known.learn(lambda now: replace(now, window=window))
-
-    def _reply(self, answer: AIMessage, request: ModelRequest, seconds: float) -> Reply:
-        metadata = answer.response_metadata
-        # A server that ignores max_tokens must not flood the transcript.
-        text = well_formed(message_text(answer)[: request.max_tokens * _MAX_CHARS_PER_TOKEN]).strip()
-        thoughts = str(answer.additional_kwargs.get(THOUGHTS) or "")
-        calls = tuple(
-            ToolCall(name=call["name"], arguments=dict(call["args"]))
-            for call in answer.tool_calls
-            if isinstance(call.get("args"), dict)
-        )
-        usage = _usage(answer, request.messages, text, thoughts)
-        broken = bool(metadata.get("broken_calls"))
-        cut = _is_cut(metadata, usage, request.max_tokens, has_answer=bool(text or calls))
-        # Calls before the one that was cut are whole, but the step that they belong to is not.
-        calls, cut = (() if cut and broken else calls), cut and (broken or not calls)
-        return Reply(
-            text=text,
-            thoughts=thoughts,
-            tool_calls=calls,
-            usage=usage,
-            started=time.time() - seconds,
-            seconds=seconds,
-            model=self.model_name,
-            unreadable="" if text or calls else _why_empty(metadata, thoughts=bool(thoughts), cut=cut),
-            cut=cut,
-            counts_cached=bool(metadata.get("counts_cached")),
-        )
 
     def _look_at(
         self, reply: Reply, request: ModelRequest, answer: AIMessage, *, asked: Capabilities, session: str
@@ -637,27 +519,8 @@ class ChatTier:
             raise ContextOverflowError(msg)
 
     def _as_error(self, error: ServerFailureError) -> EndpointError:
-        """Return a failure as a sentence that says what to do."""
-        failure, where, name = error.failure, self._where, self._name
-        said = self._safe(failure.sentence)
-        if failure.kind == "overflow":
-            return ContextOverflowError(f"The context of the {name} model at {where} is full: {said}")
-        # A server without a parser for tools, or for a form of messages, breaks in any way.
-        broken = failure.kind == "server" and "tools" in error.body and failure.status in (500, 501)
-        if failure.kind == "refused" or broken:
-            return RefusedRequestError(f"The {name} model at {where} refused the request: {said}")
-        variable = f"AGENTINFER_{name.upper()}__"
-        reasons = {
-            "key": f"refused the key. Set {variable}API_KEY to "
-            + ("a valid one." if failure.status != 403 else "one that may use this model."),
-            "model": f"does not serve this model. Set {variable}MODEL to one that it lists.",
-            "rate": "is over its rate limit or quota. Wait, or ask for less at once (--max-seekers, --parallel).",
-            "quota": "has no quota or credit left for this key.",
-            "filter": "refused the content by its policy.",
-            "server": f"failed with status {failure.status}.",
-        }
-        quoted = f" The server says: {said}" if said else ""
-        return EndpointError(f"The {name} model at {where} {reasons[failure.kind]}{quoted}")
+        said = self._safe(error.failure.sentence)
+        return as_endpoint_error(error, name=self._name, where=self._where, said=said)
 
     def _safe(self, text: str) -> str:
         """Return the text of an error without keys, which some servers repeat."""
@@ -670,100 +533,3 @@ class _TooSlowError(Exception):
 
 def _prompt_tokens(messages: Sequence[BaseMessage]) -> int:
     return sum(estimate_tokens(message_text(message)) + 8 for message in messages)
-
-
-def _is_cut(metadata: Mapping[str, Any], usage: Usage, limit: int, *, has_answer: bool) -> bool:
-    """Whether an answer ends because it used up its tokens."""
-    finish = str(metadata.get("finish_reason") or "").lower()
-    if finish in _CUT or metadata.get("cut_thought"):
-        return True
-    return not finish and usage.output_tokens >= limit and not has_answer
-
-
-def _why_empty(metadata: Mapping[str, Any], *, thoughts: bool, cut: bool) -> str:
-    """Return why there is nothing to read in an answer."""
-    if reason := metadata.get(UNREADABLE):
-        return str(reason)
-    if metadata.get("broken_calls"):
-        return "the tool call cannot be read" + (", for it was cut off" if cut else "")
-    if str(metadata.get("finish_reason")) == "content_filter":
-        return "the server's content filter left nothing of the answer"
-    if thoughts:
-        return (
-            "the model used all its tokens for thinking" if cut else "the answer holds nothing but thoughts"
-        )
-    return "the answer was cut off before it began" if cut else "the answer is empty"
-
-
-def _output_that_fits(failure: Failure, asked: int) -> int | None:
-    """Return the output tokens that a window leaves, where the server names both prompt and window."""
-    if failure.kind != "overflow" or failure.window is None:
-        return None
-    told = re.search(
-        r"(\d[\d,]*) (?:input tokens|in the messages|tokens? in (?:the|your) (?:prompt|input|messages))|"
-        r"(?:contains|has|prompt is|input is)(?: at least)? (\d[\d,]*) (?:input |prompt )?tokens",
-        failure.words,
-        re.IGNORECASE,
-    )
-    if told is None:
-        return None
-    left = failure.window - int((told[1] or told[2]).replace(",", ""))
-    return left if _MIN_OUTPUT_TOKENS <= left < asked else None
-
-
-def _usage(answer: AIMessage, messages: Sequence[BaseMessage], text: str, thoughts: str) -> Usage:
-    metadata = answer.usage_metadata
-    thought_estimate = estimate_tokens(thoughts)
-    if metadata is None:
-        return Usage(
-            prompt_tokens=sum(estimate_tokens(message_text(message)) for message in messages),
-            output_tokens=estimate_tokens(text) + thought_estimate,
-            thought_tokens=thought_estimate,
-        )
-    counted = (metadata.get("output_token_details") or {}).get("reasoning")
-    output = metadata["output_tokens"]
-    return Usage(
-        prompt_tokens=metadata["input_tokens"],
-        cached_tokens=(metadata.get("input_token_details") or {}).get("cache_read") or 0,
-        output_tokens=output,
-        thought_tokens=counted if counted else _share(output, thought_estimate, estimate_tokens(text)),
-    )
-
-
-def _share(output: int, thoughts: int, text: int) -> int:
-    """Return the part of `output` that goes to thoughts, by the estimates of both."""
-    return round(output * thoughts / (thoughts + text)) if thoughts else 0
-
-
-class Models:
-    """Both tiers of a run."""
-
-    def __init__(
-        self, settings: Settings, *, small: BaseChatModel | None = None, large: BaseChatModel | None = None
-    ) -> None:
-        small, large = check_model(small, tier="small"), check_model(large, tier="large")
-        small = small or (large if not settings.small.configured and not settings.large.configured else None)
-        large = large or (small if not settings.small.configured and not settings.large.configured else None)
-        self.small = ChatTier(
-            "small", _endpoint(settings, "small", given=small), model=small, on_wait=_tell_wait
-        )
-        self.large = ChatTier(
-            "large", _endpoint(settings, "large", given=large), model=large, on_wait=_tell_wait
-        )
-
-    @property
-    def one_model(self) -> bool:
-        """Whether both tiers are the same model at the same endpoint, or the same object."""
-        return self.small.same_place == self.large.same_place
-
-    def tier(self, name: Tier) -> ChatTier:
-        """Return the model of tier `name`."""
-        return self.small if name == "small" else self.large
-
-
-def _tell_wait(sentence: str) -> None:
-    emit("wait", "models", text=sentence)
-
-
-def _endpoint(settings: Settings, tier: Tier, *, given: BaseChatModel | None) -> EndpointSettings:
-    return settings.endpoint(tier) if given is None else getattr(settings, tier)

@@ -12,7 +12,7 @@ from langchain_core.messages import HumanMessage
 from agentinfer_lg.context import Context
 from agentinfer_lg.hints import SessionHints
 from agentinfer_lg.llm.calling import call_record
-from agentinfer_lg.llm.chat import Models
+from agentinfer_lg.llm.models import Models
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.nodes.seeker.evidence import select_passages
 from agentinfer_lg.nodes.seeker.read_answer import closed_answer, short_answer

@@ -18,7 +18,7 @@ from support.fake_openai import Brain, FakeOpenAI, Reply
 from agentinfer_lg import Context, EndpointSettings, Settings, create_deep_research_graph
 from agentinfer_lg.collab.effective_policy import ONE_MODEL_NOTE, effective_context, effective_policy
 from agentinfer_lg.context import CollabPolicy
-from agentinfer_lg.llm.chat import Models
+from agentinfer_lg.llm.models import Models
 
 QUESTION = "When was Heron Point Light lit?"
 BRAIN = Brain()

@@ -24,10 +24,10 @@ from agentinfer_lg.llm.chat import (
     ChatTier,
     ContextOverflowError,
     Guide,
-    Models,
     OutOfTimeError,
     RefusedRequestError,
 )
+from agentinfer_lg.llm.models import Models
 from agentinfer_lg.llm.protocol import tool_definitions
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import EndpointSettings, Settings

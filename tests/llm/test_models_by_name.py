@@ -16,7 +16,8 @@ from agentinfer_lg.context import Context
 from agentinfer_lg.errors import ConfigurationError
 from agentinfer_lg.graphs.deep_research import create_deep_research_graph
 from agentinfer_lg.hints import SessionHints
-from agentinfer_lg.llm.chat import ChatTier, Models
+from agentinfer_lg.llm.chat import ChatTier
+from agentinfer_lg.llm.models import Models
 from agentinfer_lg.resources import Resources
 from agentinfer_lg.settings import EndpointSettings, Settings
 

@@ -25,7 +25,7 @@ from agentinfer_lg.llm.endpoint_errors import LEAST_OUTPUT, as_endpoint_error, o
 from agentinfer_lg.llm.endpoint_model import UNREADABLE, EndpointModel
 from agentinfer_lg.llm.failure import Failure, ServerFailureError
 from agentinfer_lg.llm.given_model import ask_given, check_model, keeps_limit, speaks_openai
-from agentinfer_lg.llm.known_endpoints import contact, known_of
+from agentinfer_lg.llm.known_endpoints import contact, forget, known_of
 from agentinfer_lg.llm.negotiation import negotiate
 from agentinfer_lg.llm.output_room import OutputRoom
 from agentinfer_lg.llm.probe import EndpointProfile
@@ -44,7 +44,7 @@ from agentinfer_lg.llm.reply import (
 from agentinfer_lg.llm.request import Guide, ModelRequest, message_text
 from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.llm.silent_cut import PromptSizes
-from agentinfer_lg.llm.tokens import estimate_tokens
+from agentinfer_lg.llm.tokens import estimate_tokens, token_counter
 from agentinfer_lg.settings import EndpointSettings, Tier
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ ToolMode = Literal["native", "json"]
 _BE_BRIEF: Final = "Your answer was cut off because it was too long. Answer again, in far fewer words."
 _LAST_TRY: Final = 3
 _MOST_SESSIONS: Final = 1000
+_ASK_AGAIN: Final = 3600.0
+"""Seconds after which a server is contacted as if for the first time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,8 @@ class ChatTier:
         self._sizes = PromptSizes()
         self._silent_turns: dict[str, int] = {}
         self._asked_again = False
+        self._made = 0.0
+        self._count_tokens: Callable[[str], int] = estimate_tokens
         self._tool_mode: ToolMode = "json" if endpoint.tool_calling == "json" else "native"
         if profile is not None and profile.vllm:
             self._take_regex()
@@ -321,6 +325,7 @@ class ChatTier:
             msg = f"The {self._name} model at {self._where} did not answer within {limit:.0f} s."
             raise EndpointError(msg) from None
         except ConnectionLostError as error:
+            self._start_anew()
             raise ConnectionLostError(f"The {self._name} model at {self._where}", error.reason) from None
         except ServerFailureError as error:
             if RANK_HEADER in request.headers and "data_parallel_rank" in error.failure.words:
@@ -367,22 +372,39 @@ class ChatTier:
 
     async def _ready(self) -> BaseChatModel:
         """Return the chat model, made on first use (off the event loop: a provider's package takes long to import)."""
+        if self._given is None and self._client is not None and time.monotonic() - self._made > _ASK_AGAIN:
+            self._start_anew()
         if self._client is None:
             # A lock belongs to one event loop; calls in two of them may both make the model, and either will do.
             async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
                 if self._client is None:
-                    self._client = await self._make()
+                    self._client, self._made = await self._make(), time.monotonic()
         return self._client
+
+    def _start_anew(self) -> None:
+        """Let the next call contact the server as if for the first time: it may be another one, or have another model."""
+        if self._given is None:
+            forget(self._endpoint)
+            self._known, self._client = known_of(self._endpoint), None
 
     async def _make(self) -> BaseChatModel:
         endpoint = self._endpoint
         if endpoint.provider:
+            await self._choose_counter(endpoint.model.partition(":")[2], hosted=endpoint.provider == "openai")
             return await asyncio.to_thread(make_provider_model, endpoint, name=self._name)
         self._profile = await contact(endpoint, on_wait=self._on_wait)
         connection = Connection(endpoint.model_copy(update={"base_url": self._profile.base_url}))
         if self._profile.vllm:
             self._take_regex()
+        await self._choose_counter(self._profile.model, hosted=connection.is_openai)
         return EndpointModel.at(connection, model=self._profile.model, known=self._known)
+
+    async def _choose_counter(self, model: str, *, hosted: bool) -> None:
+        """Count the tokens of hosted OpenAI models exactly, where their encoding is on disk."""
+        self._count_tokens = await asyncio.to_thread(token_counter, model, openai=hosted)
+
+    def _prompt_tokens(self, messages: Sequence[BaseMessage]) -> int:
+        return sum(self._count_tokens(message_text(message)) + 8 for message in messages)
 
     def _take_regex(self) -> None:
         """Prescribe outputs by regular expressions, as vLLM can, unless it was seen to refuse them."""
@@ -461,14 +483,14 @@ class ChatTier:
         if self._client is not None and keeps_limit(self._client):
             return 0  # more than its owner allows cannot be asked for
         window, most = self.max_model_len, self._known.capabilities.most_output
-        left = None if window is None else max(LEAST_OUTPUT, window - _prompt_tokens(messages))
+        left = None if window is None else max(LEAST_OUTPUT, window - self._prompt_tokens(messages))
         return min(filter(None, (left, most)), default=None)
 
     def _fit(self, messages: Sequence[BaseMessage], max_tokens: int) -> int:
         window = self.max_model_len
         if window is None:
             return max_tokens
-        left = window - _prompt_tokens(messages)
+        left = window - self._prompt_tokens(messages)
         # The estimate may be off by a quarter either way: only clear overflows are refused here, the server has the last word.
         if left < -window // 4:
             msg = f"The context of {window} tokens of the {self._name} model is full."
@@ -509,7 +531,7 @@ class ChatTier:
             return
         # Some servers leave what they had cached out of the count of the prompt.
         counted = reply.usage.prompt_tokens + reply.usage.cached_tokens
-        window = self._sizes.cut_at(_prompt_tokens(request.messages), counted, session=session)
+        window = self._sizes.cut_at(self._prompt_tokens(request.messages), counted, session=session)
         if window is not None:
             self._known.learn(lambda now: replace(now, window=window))
             msg = (
@@ -519,6 +541,8 @@ class ChatTier:
             raise ContextOverflowError(msg)
 
     def _as_error(self, error: ServerFailureError) -> EndpointError:
+        if error.failure.kind == "model":
+            self._start_anew()
         said = self._safe(error.failure.sentence)
         return as_endpoint_error(error, name=self._name, where=self._where, said=said)
 
@@ -529,7 +553,3 @@ class ChatTier:
 
 class _TooSlowError(Exception):
     """A request took longer than the endpoint may take."""
-
-
-def _prompt_tokens(messages: Sequence[BaseMessage]) -> int:
-    return sum(estimate_tokens(message_text(message)) + 8 for message in messages)

@@ -126,6 +126,13 @@ class Connection:
         """The base URL, fit to be shown."""
         return public_url(self._endpoint.base_url)
 
+    @property
+    def is_openai(self) -> bool:
+        """Whether the endpoint is OpenAI's own service."""
+        return (urlsplit(self._endpoint.base_url).hostname or "").endswith(
+            (".openai.com", ".openai.azure.com")
+        )
+
     def url(self, path: str) -> str:
         """Return the address of `path` below the base URL, with the query of the base URL."""
         parts = urlsplit(self._endpoint.base_url)

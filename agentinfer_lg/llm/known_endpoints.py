@@ -54,16 +54,24 @@ async def contact(
     return profile
 
 
+def forget(endpoint: EndpointSettings) -> None:
+    """Forget an endpoint: its server may have been started anew, with other abilities or another model."""
+    _RECORDS.pop(_key(endpoint), None)
+
+
 def forget_endpoints() -> None:
     """Forget everything: a server may have been started anew."""
     _RECORDS.clear()
 
 
 def _record(endpoint: EndpointSettings) -> _Record:
-    said = endpoint.model_dump_json(exclude={"timeout", "max_retries", "start_timeout"})
-    key = blake2b(
-        f"{said}\n{endpoint.api_key.get_secret_value()}".encode("utf-8", "replace"), digest_size=16
-    ).digest()
+    key = _key(endpoint)
     if key not in _RECORDS and len(_RECORDS) >= _MOST_RECORDS:
         del _RECORDS[next(iter(_RECORDS))]
     return _RECORDS.setdefault(key, _Record())
+
+
+def _key(endpoint: EndpointSettings) -> bytes:
+    said = endpoint.model_dump_json(exclude={"timeout", "max_retries", "start_timeout"})
+    text = f"{said}\n{endpoint.api_key.get_secret_value()}"
+    return blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()

@@ -646,3 +646,25 @@ async def test_fields_of_the_owner_win_and_those_of_a_role_over_them(server: Fak
 def test_a_role_that_does_not_exist_is_told() -> None:
     with pytest.raises(ValidationError, match="progress"):
         EndpointSettings(role_body={"checking": {}})  # type: ignore[dict-item]
+
+
+async def test_a_server_that_was_started_anew_is_met_as_for_the_first_time() -> None:
+    with FakeOpenAI(lambda request, index: "ok", faults=Faults(rejects=frozenset({"response_format"}))) as old:
+        tier, port = _tier(old), old.port
+        await _call(tier, guide=Guide(schema=SCHEMA))
+        assert "guide" in tier.known.lessons
+    with pytest.raises(EndpointError, match="cannot be reached"):
+        await _call(tier)
+    with FakeOpenAI(lambda request, index: "ok", port=port) as new:
+        await _call(tier, guide=Guide(schema=SCHEMA))
+        assert "response_format" in new.chats[-1].body, "what the old one refused, the new one may take"
+
+
+async def test_another_model_in_its_place_is_found() -> None:
+    with FakeOpenAI(lambda request, index: "ok", models=("first",)) as server:
+        tier = ChatTier("small", EndpointSettings(base_url=server.url, max_retries=0))
+        assert (await _call(tier)).model == "first"
+        server.models = ("second",)
+        with pytest.raises(EndpointError, match="does not serve this model"):
+            await _call(tier)
+        assert (await _call(tier)).model == "second"

@@ -202,7 +202,7 @@ async def _attempt(
         timeout=seconds_left(state),
         previous=_last_think(state.get("calls", [])),
         appended=latest_tokens(state["messages"]) if after_rescue(state) else None,
-        enough=_names_action,
+        enough=_reads_instead if mode == "json" and state.get("numbers") else _names_action,
         supersedes=supersedes(state, context, model.tier),
     )
 
@@ -213,6 +213,12 @@ def _session(state: SeekerState) -> str:
 
 def _names_action(text: str) -> bool:
     return bool(parse_step(text).actions)
+
+
+def _reads_instead(text: str) -> bool:
+    """Whether a cut step is followed by a reading: what the results tell is then asked in a call of its own."""
+    step = parse_step(text)
+    return bool(step.actions or step.thought)
 
 
 def _read(reply: Reply, mode: Mode) -> Step:

@@ -649,7 +649,9 @@ def test_a_role_that_does_not_exist_is_told() -> None:
 
 
 async def test_a_server_that_was_started_anew_is_met_as_for_the_first_time() -> None:
-    with FakeOpenAI(lambda request, index: "ok", faults=Faults(rejects=frozenset({"response_format"}))) as old:
+    with FakeOpenAI(
+        lambda request, index: "ok", faults=Faults(rejects=frozenset({"response_format"}))
+    ) as old:
         tier, port = _tier(old), old.port
         await _call(tier, guide=Guide(schema=SCHEMA))
         assert "guide" in tier.known.lessons

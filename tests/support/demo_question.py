@@ -9,7 +9,17 @@ from typing import Any, Final
 
 from support.run_cli import COMPLETE, PARTIAL, ROOT, CommandLine, Outcome
 
-__all__ = ("ANSWERS", "MARKERS", "SOURCE", "ask", "assert_answered", "assert_usable", "at", "examine")
+__all__ = (
+    "ANSWERS",
+    "MARKERS",
+    "SOURCE",
+    "ask",
+    "assert_answered",
+    "assert_reported",
+    "assert_usable",
+    "at",
+    "examine",
+)
 
 _CORPUS: Final = ROOT / "examples" / "corpus"
 _ENTRY: Final[dict[str, Any]] = next(
@@ -55,13 +65,20 @@ def examine(line: CommandLine, *, timeout: float = 600.0) -> Outcome:
 
 def assert_answered(outcome: Outcome) -> None:
     """Fail unless there is a report with the right answer, which cites the right document and holds no thought."""
-    assert outcome.code in (COMPLETE, PARTIAL), outcome.everything[-4_000:]
-    assert not outcome.has_traceback(), outcome.everything[-4_000:]
+    assert_reported(outcome)
     result = outcome.result
     assert any(answer in result["answer"] for answer in ANSWERS), outcome.everything[-4_000:]
     assert any(source["cited"] and source["uri"].endswith(SOURCE) for source in result["sources"]), result[
         "sources"
     ]
+
+
+def assert_reported(outcome: Outcome) -> None:
+    """Fail unless there is a report on what was found, right or wrong, that holds no thought."""
+    assert outcome.code in (COMPLETE, PARTIAL), outcome.everything[-4_000:]
+    assert not outcome.has_traceback(), outcome.everything[-4_000:]
+    result = outcome.result
+    assert result["sources"], outcome.everything[-4_000:]
     written = json.dumps([result[key] for key in ("answer", "report", "plan", "findings")])
     assert not any(marker in written.lower() for marker in MARKERS), written
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.demo_question import ask, assert_answered, assert_usable, at, examine
+from support.demo_question import ask, assert_reported, assert_usable, at, examine
 from support.run_cli import ROOT
 from support.thinking_model import CLOSED, THOUGHT, thinking_model
 
@@ -60,9 +60,9 @@ def test_it_thinks_where_its_parser_says(server: Server, parser: str) -> None:
     assert CLOSED not in answer
 
 
-def test_the_demo_question_is_answered(server: Server, tmp_path: Path) -> None:
+def test_the_demo_question_ends_in_a_report_without_thoughts(server: Server, tmp_path: Path) -> None:
     outcome = ask(at(server.base_url, NAME, folder=tmp_path))
-    assert_answered(outcome)
+    assert_reported(outcome)
     written = json.dumps([outcome.result[key] for key in ("answer", "report", "plan", "findings")])
     assert THOUGHT[0] not in written
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from agentinfer_lg.collab.controller import Verdict
 from agentinfer_lg.llm.grammar import prose
+from agentinfer_lg.llm.reasoning import split_reasoning
 
 PROGRESS_PROMPT: dict[Literal["en", "zh"], str] = {
     "en": (
@@ -57,7 +58,7 @@ def parse_verdict(text: str) -> ParsedVerdict:
     Args:
         text: Output of the model, as it came.
     """
-    plain = _without_thoughts(text.translate(_NARROW))
+    plain = split_reasoning(text.translate(_NARROW)).visible
     for segment in reversed(_BLOCK_START.split(plain)):
         value = _segment_value(segment)
         if value is not None:
@@ -67,7 +68,6 @@ def parse_verdict(text: str) -> ParsedVerdict:
 
 # Each quantifier is bounded, or cannot run over a place where another match could start: so time is linear.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
-_THINK_TAG = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _BLOCK_START = re.compile(r"(?<![A-Za-z_])PROGRESS\s{0,2}==|(?=<reason>)", re.IGNORECASE)
 _BLOCK_END = re.compile(r"END[_ ]?PROGRESS", re.IGNORECASE)
 _VALUE_TAG = re.compile(r"<value>([^<]{0,60})", re.IGNORECASE)
@@ -90,23 +90,6 @@ _POSITIVE = re.compile(
     r"\b(?:true|yes)\b|有(?:了|新的?|相关的?|明显的?){0,3}进展|(?:取得|带来)了?新?的?进展|是|真"
 )
 _DOUBTFUL = re.compile(r"\b(?:not|neither|nor|maybe|unsure|unclear|none)\b|n't\b|不确定")
-
-
-def _without_thoughts(text: str) -> str:
-    """Drop what stands inside `<think>`; a closing tag alone ends a thought that the template had opened."""
-    kept: list[str] = []
-    position, inside = 0, False
-    for tag in _THINK_TAG.finditer(text):
-        closing = bool(tag.group(1))
-        if closing and not inside:
-            kept.clear()
-        elif not closing and not inside:
-            kept.append(text[position : tag.start()])
-        inside = not closing
-        position = tag.end()
-    if not inside:
-        kept.append(text[position:])
-    return "\n".join(kept)
 
 
 def _segment_value(segment: str) -> Verdict | None:

@@ -15,6 +15,7 @@ from agentinfer_lg.llm.connection import Received
 from agentinfer_lg.text import well_formed
 
 _MOST_CALLS: Final = 20
+_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 _THOUGHT_FIELDS: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 _THOUGHT_PARTS: Final = frozenset({"thinking", "reasoning", "reasoning_content", "redacted_thinking"})
 
@@ -53,6 +54,11 @@ class Answer:
     refusal: str = ""
     """What the model said in place of an answer."""
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the server says that the tokens were used up."""
+        return self.finish.lower() in _CUT
+
 
 def read_answer(received: Received) -> Answer | None:
     """Return the completion in an answer; None where there is none."""
@@ -73,7 +79,7 @@ def read_answer(received: Received) -> Answer | None:
         message = {"content": legacy} if isinstance(legacy, str) else None
     if message is None:
         return None
-    text, inner = _content(message.get("content"))
+    text, inner = read_content(message.get("content"))
     thoughts = next((item for name in _THOUGHT_FIELDS if (item := _text(message.get(name)))), "") or inner
     return Answer(
         text=well_formed(text),
@@ -173,8 +179,8 @@ def _first(choices: object) -> Mapping[str, Any]:
     return first if isinstance(first, Mapping) else {}
 
 
-def _content(content: object) -> tuple[str, str]:
-    """Return the text and the thoughts of a content."""
+def read_content(content: object) -> tuple[str, str]:
+    """Return the text and the thoughts of a content: a text, or a list of parts."""
     if isinstance(content, str):
         return content, ""
     texts, thoughts = [], []
@@ -182,7 +188,8 @@ def _content(content: object) -> tuple[str, str]:
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, Mapping) and part.get("type") in _THOUGHT_PARTS:
-            thoughts.append(_text(part.get("thinking") or part.get("reasoning") or part.get("text")))
+            thought = part.get("thinking") or part.get("reasoning") or part.get("summary") or part.get("text")
+            thoughts.append(_text(thought))
         elif isinstance(part, Mapping):
             texts.append(_text(part.get("text") or part.get("content")))
     return "".join(texts), "".join(thoughts)

@@ -108,19 +108,17 @@ class Known:
     lessons: dict[str, str] = field(default_factory=dict)
     """What was learned by refusals: a name, and a sentence for people."""
 
-    def learn(self, change: Change, *, name: str = "", sentence: str = "") -> bool:
-        """Apply a change; returns whether it was news.
+    def learn(self, change: Change, *, name: str = "", sentence: str = "") -> None:
+        """Apply a change.
 
         Args:
             change: What is known now.
             name: Of the lesson, if people are to hear of it.
             sentence: What they hear.
         """
-        before = self.capabilities
-        self.capabilities = change(before)
+        self.capabilities = change(self.capabilities)
         if name:
             self.lessons.setdefault(name, sentence)
-        return self.capabilities != before
 
     def saw_thoughts(self, tokens: int, place: ThoughtPlace) -> None:
         """Remember thoughts of an answer."""

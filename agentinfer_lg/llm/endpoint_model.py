@@ -26,8 +26,6 @@ from agentinfer_lg.llm.request import THOUGHTS, ModelRequest, encode, write_body
 
 UNREADABLE = "unreadable"
 """Key of the response metadata: why there is no answer in what the server sent."""
-BODY_KEYS = "sent"
-"""Key of the response metadata: names of the fields that were sent."""
 
 
 class EndpointModel(BaseChatModel):
@@ -98,7 +96,7 @@ class EndpointModel(BaseChatModel):
             message = AIMessage("", response_metadata={UNREADABLE: why_unreadable(received)})
         else:
             message = as_message(answer, known, quiet=request.quiet)
-        message.response_metadata |= {"model_name": self.model_name, BODY_KEYS: tuple(body)}
+        message.response_metadata |= {"model_name": self.model_name}
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def counts_tokens(self) -> bool:
@@ -140,7 +138,7 @@ def as_message(answer: Answer, known: Capabilities, *, quiet: bool = False) -> A
         quiet: The model was asked not to think, so its template opened no thought.
     """
     inside = known.thought_place == "unopened" and not quiet and not answer.thoughts
-    split = split_reasoning(answer.text, inside=inside)
+    split = split_reasoning(answer.text, inside=inside, ended=not answer.is_cut)
     thoughts = "\n".join(filter(None, (answer.thoughts, split.thoughts)))
     calls = [
         {"name": call.name, "args": call.arguments, "id": f"call-{number}", "type": "tool_call"}
@@ -164,9 +162,8 @@ def as_message(answer: Answer, known: Capabilities, *, quiet: bool = False) -> A
         response_metadata={
             "finish_reason": answer.finish,
             "thought_place": place,
-            "cut_thought": split.cut,
+            "cut": answer.is_cut or split.cut,
             "broken_calls": len(answer.calls) - len(calls),
-            "thought_tokens": answer.counts.thoughts,
             **(
                 {UNREADABLE: f"the model refused to answer: {one_line(answer.refusal)}"}
                 if answer.refusal

@@ -10,15 +10,19 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from agentinfer_lg.errors import ConfigurationError
-from agentinfer_lg.llm.answer import Answer, Counts
+from agentinfer_lg.llm.answer import Answer, Counts, read_content
 from agentinfer_lg.llm.capabilities import Capabilities
 from agentinfer_lg.llm.endpoint_model import EndpointModel, as_message
 from agentinfer_lg.llm.failure import Failure, ServerFailureError, describe_failure
-from agentinfer_lg.llm.request import THOUGHTS, ModelRequest, message_text, rewrite_messages, write_body
+from agentinfer_lg.llm.request import (
+    THOUGHTS,
+    ModelRequest,
+    optional_fields,
+    rewrite_messages,
+    write_messages,
+)
 from agentinfer_lg.llm.secret_texts import SecretTexts
 from agentinfer_lg.settings import EndpointSettings
-
-_THOUGHT_PARTS = frozenset({"thinking", "reasoning", "reasoning_content", "redacted_thinking"})
 
 
 def speaks_openai(model: BaseChatModel) -> bool:
@@ -48,7 +52,7 @@ def check_model(model: object, *, tier: str) -> BaseChatModel | None:
     elif hasattr(model, "ainvoke"):
         hint = "a chain or a model with bound tools is none; give the model itself"
     else:
-        hint = "see docs/langgraph.md"
+        hint = "see docs/library.md"
     msg = f"The {tier} model must be {fits}, not {kind}: {hint}."
     raise ConfigurationError(msg)
 
@@ -98,7 +102,7 @@ def _options(model: BaseChatModel, request: ModelRequest, known: Capabilities) -
             options["max_tokens"] = request.max_tokens
         else:
             body["max_tokens"] = request.max_tokens
-    written = write_body(request, known, model="")
+    written = optional_fields(request, known)
     body |= {
         key: written[key] for key in ("response_format", "structured_outputs", "vllm_xargs") if key in written
     }
@@ -120,10 +124,10 @@ def _is_openai(model: BaseChatModel) -> bool:
 
 def _sent(request: ModelRequest, known: Capabilities, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was sent, as far as remedies look at it."""
-    body = write_body(request, known, model="")
+    tools = {"tools": request.tools} if request.tools else {}
     bound = {**options, **options.get("extra_body", {})}
     optional = {key: value for key, value in bound.items() if key not in ("extra_body", "extra_headers")}
-    return {"messages": body["messages"], **({"tools": body["tools"]} if "tools" in body else {}), **optional}
+    return {"messages": write_messages(request.messages, known), **tools, **optional}
 
 
 def _failure(error: Exception, hide: Callable[[str], str]) -> Failure | None:
@@ -142,17 +146,8 @@ def _failure(error: Exception, hide: Callable[[str], str]) -> Failure | None:
 
 def _as_message(answer: BaseMessage, known: Capabilities, *, quiet: bool) -> AIMessage:
     """Return what a chat model answered as an endpoint's answer is returned: thoughts apart, counts in one form."""
-    text, thoughts = message_text(answer), str(answer.additional_kwargs.get(THOUGHTS) or "")
-    if isinstance(answer.content, list):
-        parts = [part for part in answer.content if isinstance(part, dict)]
-        text = "".join(
-            part if isinstance(part, str) else str(part.get("text") or "")
-            for part in answer.content
-            if isinstance(part, str) or part.get("type") not in _THOUGHT_PARTS
-        )
-        thinking = [part for part in parts if part.get("type") in _THOUGHT_PARTS]
-        told = (part.get("thinking") or part.get("reasoning") or part.get("summary") for part in thinking)
-        thoughts = thoughts or "\n".join(item for item in told if isinstance(item, str))
+    text, inner = read_content(answer.content)
+    thoughts = str(answer.additional_kwargs.get(THOUGHTS) or inner)
     metadata = answer.response_metadata
     incomplete = metadata.get("incomplete_details")  # of OpenAI's responses
     reason = incomplete.get("reason") if isinstance(incomplete, Mapping) else None

@@ -12,11 +12,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 from agentinfer_lg.errors import EndpointError
 from agentinfer_lg.llm.endpoint_model import UNREADABLE
 from agentinfer_lg.llm.request import THOUGHTS, ModelRequest, message_text
+from agentinfer_lg.llm.shorten import prompt_tokens
 from agentinfer_lg.llm.tokens import estimate_tokens
 from agentinfer_lg.text import well_formed
 
 _MAX_CHARS_PER_TOKEN: Final = 20
-_CUT: Final = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
 
 
 class ContextOverflowError(EndpointError):
@@ -115,10 +115,9 @@ def read_reply(answer: AIMessage, request: ModelRequest, *, seconds: float, mode
 
 def _is_cut(metadata: Mapping[str, Any], usage: Usage, limit: int, *, has_answer: bool) -> bool:
     """Whether an answer ends because it used up its tokens."""
-    finish = str(metadata.get("finish_reason") or "").lower()
-    if finish in _CUT or metadata.get("cut_thought"):
+    if metadata.get("cut"):
         return True
-    return not finish and usage.output_tokens >= limit and not has_answer
+    return not metadata.get("finish_reason") and usage.output_tokens >= limit and not has_answer
 
 
 def why_empty(metadata: Mapping[str, Any], *, thoughts: bool, cut: bool) -> str:
@@ -147,7 +146,7 @@ def _usage(answer: AIMessage, messages: Sequence[BaseMessage], text: str, though
     thought_estimate = estimate_tokens(thoughts)
     if metadata is None:
         return Usage(
-            prompt_tokens=sum(estimate_tokens(message_text(message)) for message in messages),
+            prompt_tokens=prompt_tokens(messages),
             output_tokens=estimate_tokens(text) + thought_estimate,
             thought_tokens=thought_estimate,
         )

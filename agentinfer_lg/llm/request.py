@@ -68,15 +68,27 @@ def write_body(
         "model": model,
         "messages": write_messages(request.messages, known, quiet=_switch(request, known)),
     }
+    if request.tools:
+        body["tools"] = [dict(tool) for tool in request.tools]
+    if known.streams_only or request.streams:
+        body["stream"] = True
+    return body | optional_fields(request, known) | dict(request.extra)
+
+
+def optional_fields(request: ModelRequest, known: Capabilities) -> dict[str, Any]:
+    """Return the fields of a request that a server may refuse, as far as it is not known to.
+
+    Args:
+        request: What is asked.
+        known: What the server takes.
+    """
     limit = request.max_tokens if known.most_output is None else min(request.max_tokens, known.most_output)
     optional: dict[str, Any] = {known.limit_name: limit}
     if request.temperature is not None:
         optional["temperature"] = request.temperature
     if request.tools:
-        body["tools"] = [dict(tool) for tool in request.tools]
         optional["tool_choice"] = request.tool_choice
     if known.streams_only or request.streams:
-        body["stream"] = True
         optional["stream_options"] = {"include_usage": True}
     if request.guide is not None:
         optional |= _guide_fields(request.guide, known)
@@ -84,7 +96,7 @@ def write_body(
         optional |= _quiet_fields(known)
     if request.xargs:
         optional["vllm_xargs"] = dict(request.xargs)
-    return body | {key: value for key, value in optional.items() if known.sends(key)} | dict(request.extra)
+    return {key: value for key, value in optional.items() if known.sends(key)}
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

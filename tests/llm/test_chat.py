@@ -285,6 +285,15 @@ async def test_thoughts_are_left_out() -> None:
         assert (await _call(_tier(server))).text == "Yes"
 
 
+async def test_a_thought_that_was_cut_within_a_line_is_left_out() -> None:
+    cut = Reply(text="It is lit. Or <think>is the keeper a wombat", finish_reason="length", truncate=False)
+    with FakeOpenAI(lambda request, index: cut) as server:
+        reply = await _call(_tier(server), whole=False)
+    assert reply.cut
+    assert "wombat" not in reply.text
+    assert "wombat" in reply.thoughts
+
+
 @pytest.mark.parametrize(
     "reply",
     [
